@@ -1,0 +1,50 @@
+"""Every key that nh2st reads or writes in AnnData and SpatialData, and the numbers that are conventions."""
+
+from __future__ import annotations
+
+from typing import Final
+
+NAMESPACE: Final = "nh2st"
+"""Key in ``uns`` and in ``SpatialData.attrs`` under which everything of the package is kept."""
+
+PREDICTION: Final = "nh2st"
+TARGET_LAYER: Final = "nh2st_target"
+SMOOTH_SUFFIX: Final = "smooth"
+RIDGE_SUFFIX: Final = "ridge"
+TRAINING_MEAN_SUFFIX: Final = "training_mean"
+
+GENE_FLAG: Final = "nh2st_gene"
+PREDICTED_SUFFIX: Final = "predicted"
+
+MPP: Final = "mpp"
+TRAINING: Final = "training"
+
+TILES: Final = "nh2st_tiles"
+TILES_TABLE: Final = "nh2st"
+
+COUNTS_LAYER: Final = "counts"
+IN_TISSUE: Final = "in_tissue"
+ARRAY_ROW: Final = "array_row"
+ARRAY_COL: Final = "array_col"
+DONOR: Final = "donor"
+SPATIAL: Final = "spatial"
+SPATIAL_KEY: Final = "spatial"
+CONNECTIVITIES_SUFFIX: Final = "connectivities"
+DISTANCES_SUFFIX: Final = "distances"
+NEIGHBORS_SUFFIX: Final = "neighbors"
+
+MICROMETRE_SYSTEMS: Final = frozenset(
+    {"um", "µm", "μm", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres"}
+)
+"""Names of coordinate systems whose unit is taken to be the micrometre."""
+
+PATCH_UM: Final = 112.0
+PATCH_PX: Final = 224
+VISIUM_PITCH_UM: Final = 100.0
+TARGET_SUM: Final = 1e4
+N_GENES: Final = 250
+MAX_NEIGHBORS: Final = 8
+MAX_NEIGHBORS_HEXAGONAL: Final = 6
+
+DATA_DIR_VARIABLE: Final = "NH2ST_DATA_DIR"
+CACHE_DIR_VARIABLE: Final = "NH2ST_CACHE_DIR"

@@ -1,0 +1,113 @@
+"""How many micrometres a pixel spans, and the patches' windows that follow from it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from nh2st._keys import MICROMETRE_SYSTEMS, MPP, NAMESPACE, VISIUM_PITCH_UM
+from nh2st._patches import Windows, plan_windows
+from nh2st._sections import Section
+from nh2st._sections._geometry import affine_to, length_scale, systems_of
+from nh2st._settings import logger
+
+Mpp: TypeAlias = float | Literal["native"] | None
+
+NATIVE = "native"
+
+
+def resolve_mpp(section: Section, mpp: Mpp = None) -> float | Literal["native"]:
+    """Micrometres per scale-0 pixel of the section's image.
+
+    Taken from the argument, else ``sdata.attrs["nh2st"]["mpp"]``, else a coordinate system in micrometres, else a
+    Visium array.
+
+    Raises
+    ------
+    ValueError
+        If the scale is unknown or not a positive number.
+    """
+    if mpp == NATIVE:
+        return NATIVE
+    if mpp is not None:
+        return _positive(mpp, "mpp=")
+    stored = section.sdata.attrs.get(NAMESPACE, {}).get(MPP, {}).get(section.image_key)
+    if stored is not None:
+        return _positive(stored, f"sdata.attrs[{NAMESPACE!r}][{MPP!r}][{section.image_key!r}]")
+    found = _from_micrometres(section) or _from_visium_array(section)
+    if found is None:
+        msg = (
+            f"The scale of image {section.image_key!r} (section {section.name!r}) is unknown. Ways out: pass its "
+            "micrometres per pixel (`mpp=0.5`), estimate it from the spots (`nh.pp.estimate_mpp(sdata, pitch_um=200)`),"
+            ' or cut patches in plain pixels (`mpp="native"`).'
+        )
+        raise ValueError(msg)
+    return found
+
+
+def _positive(value: object, source: str) -> float:
+    if isinstance(value, int | float | np.number) and math.isfinite(value) and value > 0:
+        return float(value)
+    msg = f'{source} must be a positive number of micrometres per pixel or "native", not {value!r}.'
+    raise ValueError(msg)
+
+
+def _from_micrometres(section: Section) -> float | None:
+    image = section.sdata.images[section.image_key]
+    for name in systems_of(image):
+        if name.lower() in MICROMETRE_SYSTEMS:
+            mpp = length_scale(affine_to(image, name))
+            logger.info("Section %r: %.4g um/px, from the coordinate system %r.", section.name, mpp, name)
+            return mpp
+    return None
+
+
+def _from_visium_array(section: Section) -> float | None:
+    from nh2st.pp._lattice import grid_kind
+    from nh2st.pp._scale import array_mpp
+
+    if section.array is None or grid_kind(section.pixels, section.array) != "hexagonal":
+        return None
+    mpp = array_mpp(section.pixels, section.array, VISIUM_PITCH_UM)
+    logger.info("Section %r: %.4g um/px, from its Visium array of %g um pitch.", section.name, mpp, VISIUM_PITCH_UM)
+    return mpp
+
+
+def patch_windows(section: Section, *, patch_um: float, patch_px: int, mpp: Mpp = None) -> Windows:
+    """Windows of the section's patches, after checking that every spot lies on the image.
+
+    Raises
+    ------
+    ValueError
+        If spots lie wholly outside the image, or the scale is unknown.
+    """
+    resolved = resolve_mpp(section, mpp)
+    side = float(patch_px) if resolved == NATIVE else patch_um / resolved
+    pixels = section.pixels
+    _check_inside(section, pixels)
+    windows = plan_windows(section.image, pixels, side, patch_px)
+    if beyond := int(windows.beyond_border.sum()):
+        logger.info(
+            "Section %r: %d of %d patches reach beyond the image and are padded with white.",
+            section.name,
+            beyond,
+            len(pixels),
+        )
+    return windows
+
+
+def _check_inside(section: Section, pixels: np.ndarray) -> None:
+    height, width = section.image.shape
+    radius = np.nan_to_num(section.pixel_radius)
+    nearest = np.clip(pixels, 0, (width, height))
+    outside = np.linalg.norm(pixels - nearest, axis=1) > radius
+    if outside.any():
+        names = ", ".join(map(repr, section.adata.obs_names[section.rows[outside]][:5]))
+        msg = (
+            f"{outside.sum()} of {len(pixels)} spots of section {section.name!r} lie wholly outside the image "
+            f"{section.image_key!r} of {width} x {height} px (first: {names}). Check the transformations, or mask "
+            "these spots with `spots=` and a boolean column of obs."
+        )
+        raise ValueError(msg)

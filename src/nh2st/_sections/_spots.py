@@ -1,0 +1,223 @@
+"""Rows of a table that lie in one section, with their coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from spatialdata import SpatialData
+
+from nh2st._keys import ARRAY_COL, ARRAY_ROW, SPATIAL
+from nh2st._sections._data import Data, objects_of
+from nh2st._sections._geometry import (
+    affine_to,
+    apply_affine,
+    centers_and_radii,
+    length_scale,
+    spots_element,
+    systems_of,
+)
+from nh2st._sections._tables import ATTRS, annotates_nothing, infer_table, pair_rows, regions_of, used_rows
+from nh2st._settings import logger
+
+
+@dataclass
+class Spots:
+    """The used rows of one table that lie in one section."""
+
+    object_key: str | None
+    region: str
+    adata: AnnData
+    rows: np.ndarray
+    element: Any = None
+    positions: np.ndarray | None = None
+    coordinate_system: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name for messages and results: the region, after its object's key where there are several objects."""
+        return ".".join(part for part in (self.object_key, self.region) if part) or "section"
+
+    @property
+    def array(self) -> np.ndarray | None:
+        """Array row and column of each spot, shape (n, 2), where ``obs`` has both."""
+        obs = self.adata.obs
+        if ARRAY_ROW not in obs or ARRAY_COL not in obs:
+            return None
+        array = obs[[ARRAY_ROW, ARRAY_COL]].iloc[self.rows].to_numpy(dtype=np.float64)
+        return np.rint(array).astype(np.int64) if np.isfinite(array).all() else None
+
+    @cached_property
+    def xy(self) -> np.ndarray:
+        """Spot centres in the coordinate system, shape (n, 2)."""
+        return self._centers_and_radii[0]
+
+    @cached_property
+    def radius(self) -> np.ndarray:
+        """Spot radii in the coordinate system, shape (n,); NaN where unknown."""
+        return self._centers_and_radii[1]
+
+    @cached_property
+    def _centers_and_radii(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.element is None:
+            centers, radii = self._spatial(), np.full(len(self.rows), np.nan)
+        else:
+            matrix = affine_to(self.element, self.coordinate_system)
+            centers, radii = centers_and_radii(self.element, self.positions)
+            centers, radii = apply_affine(matrix, centers), radii * length_scale(matrix)
+        self._check_finite(centers)
+        return centers, radii
+
+    def _spatial(self) -> np.ndarray:
+        if SPATIAL not in self.adata.obsm:
+            msg = f"The AnnData has no spot coordinates: put x and y into `adata.obsm[{SPATIAL!r}]`."
+            raise KeyError(msg)
+        return np.asarray(self.adata.obsm[SPATIAL], dtype=np.float64)[self.rows, :2]
+
+    def _check_finite(self, centers: np.ndarray) -> None:
+        bad = ~np.isfinite(centers).all(axis=1)
+        if bad.any():
+            names = ", ".join(map(repr, self.adata.obs_names[self.rows[bad]][:5]))
+            msg = (
+                f"{bad.sum()} spots of section {self.name!r} have NaN or infinite coordinates (first: {names}). "
+                "Remove them from the table, or mask them with `spots=` and a boolean column of obs."
+            )
+            raise ValueError(msg)
+
+
+def tables_of(spots: Iterable[Spots]) -> list[AnnData]:
+    """Distinct tables of the sections, in order."""
+    return list({id(one.adata): one.adata for one in spots}.values())
+
+
+def find_spots(
+    data: Data,
+    *,
+    sections: Iterable[str] | None = None,
+    spots: str | None = None,
+    table_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+) -> list[Spots]:
+    """Sections of the tables, without their images.
+
+    Parameters
+    ----------
+    data
+        A SpatialData or AnnData, or a list or dictionary of them.
+    sections
+        Names of the sections to keep: regions, or ``object.region``.
+    spots
+        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
+    table_key, shapes_key, coordinate_system
+        Which elements to use where several fit.
+
+    Returns
+    -------
+    One entry a section, in the order of the objects and of the regions of their tables.
+    """
+    found = [
+        one
+        for key, value in objects_of(data)
+        for one in _spots_of_object(key, value, spots, table_key, shapes_key, coordinate_system)
+    ]
+    return keep_sections(found, sections)
+
+
+def _spots_of_object(
+    key: str | None,
+    value: SpatialData | AnnData,
+    mask: str | None,
+    table_key: str | None,
+    shapes_key: str | None,
+    coordinate_system: str | None,
+) -> list[Spots]:
+    if isinstance(value, AnnData):
+        return _spots_of_anndata(key, value, mask)
+    table_key = infer_table(value, table_key, shapes_key)
+    found = spots_of_table(key, value, table_key, mask, shapes_key)
+    for one in found:
+        one.coordinate_system = _own_system(one, coordinate_system)
+    return found
+
+
+def _own_system(spots: Spots, wanted: str | None) -> str:
+    systems = systems_of(spots.element)
+    if wanted is not None:
+        if wanted not in systems:
+            msg = f"Region {spots.name!r} is not in the coordinate system {wanted!r} (it is in: {', '.join(systems)})."
+            raise KeyError(msg)
+        return wanted
+    identity = [name for name in systems if np.allclose(affine_to(spots.element, name), np.eye(3))]
+    return (identity or systems)[0]
+
+
+def _spots_of_anndata(key: str | None, adata: AnnData, mask: str | None) -> list[Spots]:
+    used = used_rows(adata, mask)
+    attrs = adata.uns.get(ATTRS) or {}
+    region_key = attrs.get("region_key")
+    if not region_key or region_key not in adata.obs:
+        return [Spots(key, "", adata, np.flatnonzero(used))]
+    labels = adata.obs[region_key].astype(str).to_numpy()
+    regions = [name for name in regions_of(attrs) if (labels == name).any()]
+    return [Spots(key, name, adata, np.flatnonzero(used & (labels == name))) for name in regions]
+
+
+def spots_of_table(
+    key: str | None, sdata: SpatialData, table_key: str, mask: str | None, shapes_key: str | None
+) -> list[Spots]:
+    """Sections of one table, its rows paired with the spots by instance id."""
+    table = sdata.tables[table_key]
+    attrs = table.uns[ATTRS]
+    region_key, instance_key = attrs["region_key"], attrs["instance_key"]
+    for name, column in (("region", region_key), ("instance", instance_key)):
+        if column not in table.obs:
+            msg = f"Table {table_key!r} names {column!r} as its {name} key, but obs has no such column."
+            raise KeyError(msg)
+    regions = regions_of(attrs)
+    if shapes_key is not None:
+        if shapes_key not in regions:
+            raise ValueError(annotates_nothing([table_key], shapes_key))
+        regions = [shapes_key]
+    labels = table.obs[region_key].astype(str).to_numpy()
+    used = used_rows(table, mask)
+    found = []
+    for region in regions:
+        element = spots_element(sdata, region, table_key)
+        rows = np.flatnonzero(labels == region)
+        if len(rows) == 0:
+            logger.warning("Region %r has no row in table %r and is left out.", region, table_key)
+            continue
+        rows, positions = pair_rows(table, rows, element, region, instance_key)
+        keep = used[rows]
+        found.append(Spots(key, region, table, rows[keep], element, positions[keep]))
+    if not any(len(one.rows) for one in found):
+        msg = (
+            f"No spot is left in table {table_key!r}: no row names the regions {', '.join(map(repr, regions))} in "
+            f"obs[{region_key!r}], or all are masked."
+        )
+        raise ValueError(msg)
+    return [one for one in found if len(one.rows)]
+
+
+def keep_sections(found: list[Any], wanted: Iterable[str] | None) -> list[Any]:
+    """Those of the sections that are asked for, in the order found.
+
+    Raises
+    ------
+    KeyError
+        If a name fits none.
+    """
+    if wanted is None:
+        return found
+    names = [wanted] if isinstance(wanted, str) else [str(name) for name in wanted]
+    unknown = [name for name in names if not any(name in (one.name, one.region) for one in found)]
+    if unknown or not names:
+        there = ", ".join(repr(one.name) for one in found)
+        msg = f"There is no section {', '.join(map(repr, unknown)) or 'named'}; the sections are: {there}."
+        raise KeyError(msg)
+    return [one for one in found if one.name in names or one.region in names]
