@@ -1,0 +1,39 @@
+"""The NH2ST network on plain arrays, with torch and timm alone.
+
+The network of "Spatially Gene Expression Prediction using Dual-Scale Contrastive Learning" (NH2ST, MICCAI 2025,
+arXiv:2506.23827), its encoder, its losses, and the batches that it is trained on.
+"""
+
+from __future__ import annotations
+
+from nh2st.nn._attention import CrossAttentionEncoder
+from nh2st.nn._batch import NeighborBatch, collate
+from nh2st.nn._config import NetworkConfig
+from nh2st.nn._contrastive import contrastive_loss
+from nh2st.nn._encoder import Encoder, create_encoder
+from nh2st.nn._hypergraph import HypergraphConv, HypergraphEncoder, hyperedge_incidence, propagation
+from nh2st.nn._images import random_dihedral
+from nh2st.nn._network import NH2ST, Output
+from nh2st.nn._released import released_state_dict
+from nh2st.nn._sampling import spatial_batches
+from nh2st.nn._step import training_step
+
+__all__ = [
+    "NH2ST",
+    "CrossAttentionEncoder",
+    "Encoder",
+    "HypergraphConv",
+    "HypergraphEncoder",
+    "NeighborBatch",
+    "NetworkConfig",
+    "Output",
+    "collate",
+    "contrastive_loss",
+    "create_encoder",
+    "hyperedge_incidence",
+    "propagation",
+    "random_dihedral",
+    "released_state_dict",
+    "spatial_batches",
+    "training_step",
+]

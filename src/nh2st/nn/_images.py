@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CHANNELS = 3
+
+
+def channel_first(images: Tensor) -> Tensor:
+    """View uint8 patches (P, H, W, 3) or (P, 3, H, W) as (P, 3, H, W).
+
+    Raises
+    ------
+    ValueError
+        If the images are of another shape or type.
+    """
+    if images.dtype != torch.uint8:
+        msg = f"images must be uint8 (0 to 255), not {images.dtype}: they are scaled and normalised by the network."
+        raise ValueError(msg)
+    if images.ndim == 4 and images.shape[1] == CHANNELS:
+        return images
+    if images.ndim == 4 and images.shape[-1] == CHANNELS:
+        return images.permute(0, 3, 1, 2)
+    msg = f"images must be of shape (patches, height, width, 3) or (patches, 3, height, width), not {(*images.shape,)}."
+    raise ValueError(msg)
+
+
+def random_dihedral(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Give each image one of the eight flips and quarter turns of the square, all equally likely.
+
+    Parameters
+    ----------
+    images
+        Square images (P, 3, H, H).
+    generator
+        Source of the choices; torch's global one for the CPU where absent.
+
+    Returns
+    -------
+    Transformed images, shape and type as given.
+
+    Raises
+    ------
+    ValueError
+        If the images are not square.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from nh2st.nn import random_dihedral
+    >>> images = torch.arange(48, dtype=torch.uint8).reshape(4, 3, 2, 2)
+    >>> random_dihedral(images, torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 3, 2, 2])
+    """
+    if images.shape[-1] != images.shape[-2]:
+        msg = f"Only square images can be turned, not {images.shape[-2]} x {images.shape[-1]} pixels."
+        raise ValueError(msg)
+    device = generator.device if generator is not None else "cpu"
+    chosen = torch.randint(2, (3, len(images), 1, 1, 1), generator=generator, device=device).bool().to(images.device)
+    images = torch.where(chosen[0], images.flip(-1), images)
+    images = torch.where(chosen[1], images.flip(-2), images)
+    return torch.where(chosen[2], images.mT, images)

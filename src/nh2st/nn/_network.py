@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from os import PathLike
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nh2st.nn._attention import CrossAttentionEncoder
+from nh2st.nn._batch import NeighborBatch
+from nh2st.nn._config import NetworkConfig
+from nh2st.nn._contrastive import contrastive_loss
+from nh2st.nn._encoder import create_encoder, evaluating
+from nh2st.nn._encoder_weights import PRETRAINED
+from nh2st.nn._hypergraph import HypergraphEncoder, hyperedge_incidence, propagation
+
+_HEAD_WIDTH = 256
+
+
+class Output(NamedTuple):
+    """What the network computes for a batch of B targets with N nodes each."""
+
+    prediction: Tensor
+    """Predicted expression (B, G)."""
+    z_image_query: Tensor
+    """Embedding (B, D) of the target's image, informed by its expression."""
+    z_gene_query: Tensor
+    """Embedding (B, D) of the target's expression, informed by its image."""
+    z_image_neighbor: Tensor
+    """Embedding (B, D) of the neighbourhood's images."""
+    z_gene_neighbor: Tensor
+    """Embedding (B, D) of the neighbourhood's expression."""
+    incidence: Tensor
+    """Incidence (B, N, N) of nodes and hyperedges."""
+
+
+class NH2ST(nn.Module):
+    """The network of NH2ST, MICCAI 2025, arXiv:2506.23827, as its authors released it.
+
+    An image encoder predicts the expression of a target patch. In training, contrastive losses also bring together
+    the embeddings of image and expression, of the target (query) and of its neighbourhood (a hypergraph of the patches
+    that look alike).
+
+    Parameters
+    ----------
+    config
+        Shapes and losses of the network.
+    encoder_weights
+        Weights of the image encoder, as ``weights`` of :func:`nh2st.nn.create_encoder`; None where all weights are
+        loaded afterwards.
+
+    Raises
+    ------
+    ValueError
+        If the encoder is unknown or gives no convolutional map.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from nh2st.nn import NH2ST, NetworkConfig
+    >>> network = NH2ST(NetworkConfig(n_genes=5, encoder="resnet18", patch_px=32), encoder_weights=None)
+    >>> network.predict(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(self, config: NetworkConfig, *, encoder_weights: str | PathLike[str] | None = PRETRAINED) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = create_encoder(config.encoder, encoder_weights)
+        n_map = int(np.prod(self.encoder.map_shape(config.patch_px)))
+        width = config.width
+        self.image_projection = nn.Linear(n_map, width)
+        self.gene_encoder = nn.Sequential(nn.Linear(config.n_genes, width), nn.Linear(width, width))
+        self.image_hypergraph = HypergraphEncoder(n_map, width)
+        self.gene_hypergraph = HypergraphEncoder(width, width)
+        self.cross_attention = CrossAttentionEncoder(
+            width, depth=config.depth, heads=config.heads, mlp_ratio=config.mlp_ratio, dropout=config.dropout
+        )
+        self.head = nn.Sequential(nn.Linear(width, _HEAD_WIDTH), nn.Linear(_HEAD_WIDTH, config.n_genes))
+
+    def forward(self, batch: NeighborBatch) -> Output:
+        """Predict the targets and embed them and their neighbourhoods.
+
+        Parameters
+        ----------
+        batch
+            Targets with their neighbourhoods. Each patch is encoded once.
+
+        Raises
+        ------
+        ValueError
+            If the patches or the panel are not of the size that the network was built for.
+        """
+        feature_maps = self._encode(batch.images)
+        expression = self._check_expression(batch.expression)
+        targets = batch.nodes[:, 0]
+        h_image = self._project(feature_maps[targets])
+        h_genes = self.gene_encoder(expression)
+        z_image, z_gene = self._cross(h_image, h_genes[targets])
+
+        flat_maps = feature_maps.flatten(1)
+        incidence = self._incidence(flat_maps, batch)
+        neighborhood = batch.nodes, batch.mask, propagation(incidence)
+        n_image = self.image_hypergraph(flat_maps, *neighborhood)
+        n_gene = self.gene_hypergraph(h_genes, *neighborhood)
+        z_image_neighbor, z_gene_neighbor = self._cross(n_image, n_gene)
+        return Output(self.head(h_image), z_image, z_gene, z_image_neighbor, z_gene_neighbor, incidence)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Predict expression from the target patches alone, in evaluation mode and without gradients.
+
+        Parameters
+        ----------
+        images
+            Patches (P, H, W, 3) or (P, 3, H, W), uint8, on the network's device.
+
+        Returns
+        -------
+        Predicted expression (P, G).
+
+        Raises
+        ------
+        ValueError
+            If the patches are not of the size that the network was built for.
+        """
+        with evaluating(self):
+            return self.head(self._project(self._encode(images)))
+
+    def losses(self, output: Output, batch: NeighborBatch) -> dict[str, Tensor]:
+        """Compute the loss and its terms.
+
+        Parameters
+        ----------
+        output
+            What :meth:`forward` gave for the batch.
+        batch
+            The batch.
+
+        Returns
+        -------
+        ``"loss"``, the weighted sum of ``"query"``, ``"neighbor"`` (contrastive losses) and ``"mse"``.
+        """
+        config = self.config
+        settings = {"temperature": config.temperature, "negative_scale": config.negative_scale}
+        query = contrastive_loss(output.z_image_query, output.z_gene_query, **settings)
+        neighbor = contrastive_loss(output.z_image_neighbor, output.z_gene_neighbor, **settings)
+        mse = F.mse_loss(output.prediction.float(), batch.expression[batch.nodes[:, 0]])
+        loss = config.query_weight * query + config.neighbor_weight * neighbor + config.mse_weight * mse
+        return {"loss": loss, "query": query, "neighbor": neighbor, "mse": mse}
+
+    @torch.no_grad()
+    def set_output_mean(self, mean: np.ndarray | Tensor) -> None:
+        """Start the predictions from the mean expression of the training spots, which speeds training up.
+
+        Parameters
+        ----------
+        mean
+            Mean (G,) of each gene; becomes the bias of the last layer.
+
+        Raises
+        ------
+        ValueError
+            If there is not one mean per gene.
+        """
+        mean = torch.as_tensor(mean)
+        if mean.shape != (self.config.n_genes,):
+            msg = f"mean must hold one value for each of the {self.config.n_genes} genes, not shape {(*mean.shape,)}."
+            raise ValueError(msg)
+        self.head[-1].get_parameter("bias").copy_(mean)
+
+    def _encode(self, images: Tensor) -> Tensor:
+        side = self.config.patch_px
+        if images.ndim == 4 and sorted(images.shape[1:]) != sorted((3, side, side)):
+            msg = f"The network was built for patches of {side} x {side} px, not for images {(*images.shape[1:],)}."
+            raise ValueError(msg)
+        return self.encoder(images)
+
+    def _check_expression(self, expression: Tensor) -> Tensor:
+        if expression.shape[-1] != self.config.n_genes:
+            msg = f"The network was built for {self.config.n_genes} genes, not for {expression.shape[-1]}."
+            raise ValueError(msg)
+        return expression
+
+    def _project(self, feature_maps: Tensor) -> Tensor:
+        # The released weights of this layer count positions before channels, those of the hypergraph the reverse.
+        return self.image_projection(feature_maps.permute(0, 2, 3, 1).flatten(1))
+
+    def _cross(self, image: Tensor, gene: Tensor) -> tuple[Tensor, Tensor]:
+        image, gene = image.unsqueeze(1), gene.unsqueeze(1)
+        z_image = self.cross_attention(image, gene)
+        z_gene = self.cross_attention(gene, z_image)
+        return z_image.squeeze(1), z_gene.squeeze(1)
+
+    def _incidence(self, flat_maps: Tensor, batch: NeighborBatch) -> Tensor:
+        with torch.no_grad(), torch.autocast(flat_maps.device.type, enabled=False):
+            unit = F.normalize(flat_maps.float(), dim=-1)
+            similarity = (unit @ unit.T)[batch.nodes.unsqueeze(2), batch.nodes.unsqueeze(1)]
+            return hyperedge_incidence(similarity, batch.mask, self.config.hyperedge_neighbors)
