@@ -1,0 +1,92 @@
+"""The counts that are used, checked where they are used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+
+from nh2st._keys import COUNTS_LAYER
+from nh2st._settings import logger
+
+_LARGEST_LOGARITHM = 15.0
+"""Just above ``log1p(1e6)``: whole tables of fractions below this are logarithms, not corrected counts."""
+
+
+def check_counts(adata: AnnData, layer: str | None, rows: np.ndarray, *, name: str = "the table") -> csr_matrix:
+    """Take the counts of some rows over all genes and check them.
+
+    Parameters
+    ----------
+    adata
+        Table.
+    layer
+        Layer that holds the counts; ``layers["counts"]`` where there is one, else ``X``, where absent.
+    rows
+        Positions of the rows.
+    name
+        Name of the section, for messages.
+
+    Returns
+    -------
+    Sparse matrix (rows, genes).
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer.
+    ValueError
+        If counts are negative, NaN or infinite, or have been log-normalised already.
+    """
+    key = layer or (COUNTS_LAYER if COUNTS_LAYER in adata.layers else None)
+    counts = csr_matrix(_matrix(adata, key)[rows])
+    where = f"{'X' if key is None else f'layers[{key!r}]'} of {name}"
+    if not np.isfinite(counts.data).all():
+        bad = np.unique(counts.indices[~np.isfinite(counts.data)])
+        msg = f"{where} holds NaN or infinite values in {len(bad)} genes ({_first(adata, bad)}). Remove or fill them."
+        raise ValueError(msg)
+    if (counts.data < 0).any():
+        bad = np.unique(counts.indices[counts.data < 0])
+        msg = (
+            f"{where} holds negative values in {len(bad)} genes ({_first(adata, bad)}): these are not counts. Name the "
+            "layer that holds the counts with `layer=`."
+        )
+        raise ValueError(msg)
+    _check_whole(adata, counts, where, explicit=layer is not None)
+    return counts
+
+
+def _matrix(adata: AnnData, key: str | None) -> Any:
+    if key is not None and key not in adata.layers:
+        msg = f"There is no layer {key!r}; the table has: {', '.join(map(repr, adata.layers)) or 'none'}."
+        raise KeyError(msg)
+    matrix = adata.X if key is None else adata.layers[key]
+    if matrix is None:
+        msg = "The table has no X. Name the layer that holds the counts with `layer=`."
+        raise ValueError(msg)
+    return matrix.compute() if hasattr(matrix, "compute") else matrix
+
+
+def _check_whole(adata: AnnData, counts: csr_matrix, where: str, *, explicit: bool) -> None:
+    """Refuse logarithms and warn of other fractions; a layer named by the user is believed to hold counts."""
+    if np.issubdtype(counts.dtype, np.integer) or (counts.data == np.rint(counts.data)).all():
+        return
+    largest = counts.data.max()
+    if not explicit and ("log1p" in adata.uns or largest < _LARGEST_LOGARITHM):
+        msg = (
+            f"{where} is log-normalised already (fractions up to {largest:.3g}). Counts are needed: name the layer "
+            'that holds them, for example `layer="counts"`.'
+        )
+        raise ValueError(msg)
+    logger.warning(
+        "%s holds fractions (up to %.4g). They are used as they are, which is right for corrected counts only; name "
+        "the layer that holds the counts with `layer=` otherwise.",
+        where,
+        largest,
+    )
+
+
+def _first(adata: AnnData, genes: np.ndarray) -> str:
+    return "first: " + ", ".join(map(repr, adata.var_names[genes[:5]]))

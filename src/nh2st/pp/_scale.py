@@ -1,0 +1,155 @@
+"""The scale of an image, from the known distances of the spots."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+
+from nh2st._keys import MPP, NAMESPACE, VISIUM_PITCH_UM
+from nh2st._sections import Data, Section, find_sections
+from nh2st._settings import logger
+from nh2st.pp._lattice import Lattice, fit_lattice, grid_kind, pitch_of
+
+_ISOTROPIC = 1.05
+_SAME = 1.02
+
+
+def estimate_mpp(
+    data: Data,
+    pitch_um: float | None = None,
+    *,
+    sections: Iterable[str] | None = None,
+    spots: str | None = None,
+    table_key: str | None = None,
+    image_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+) -> None:
+    """Find the micrometres per pixel of each image from the array of its spots.
+
+    Least-squares fit of ``obs["array_row"]`` and ``obs["array_col"]`` to the spot centres in pixels where they are
+    there, else the typical distance of adjacent spots.
+
+    Parameters
+    ----------
+    data
+        SpatialData, or a list or dictionary of them.
+    pitch_um
+        Distance in micrometres: of adjacent rows or columns of the array on square arrays and checkerboards, and of
+        adjacent spots, centre to centre, on hexagonal arrays and where there are no array ids. Where absent, 100 on
+        hexagonal arrays, as on Visium slides.
+    sections
+        Sections to use; all where absent.
+    spots
+        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where absent.
+    table_key, image_key, shapes_key, coordinate_system
+        Which elements to use where several fit.
+
+    Returns
+    -------
+    ``None``. Written into each SpatialData: ``attrs["nh2st"]["mpp"]``, a dictionary from image to micrometres per pixel
+    of the largest scale. Images that are there already are replaced.
+
+    Raises
+    ------
+    ValueError
+        If `pitch_um` is not positive or is needed, there are fewer than two spots, or sections disagree on the scale of
+        their common image.
+
+    Examples
+    --------
+    >>> import nh2st as nh
+    >>> sdata = nh.datasets.her2st(["B4"])  # doctest: +SKIP
+    >>> nh.pp.estimate_mpp(sdata, pitch_um=200)  # doctest: +SKIP
+    """
+    if pitch_um is not None and not 0 < pitch_um < np.inf:
+        msg = f"`pitch_um` must be a positive number of micrometres, not {pitch_um!r}."
+        raise ValueError(msg)
+    found = find_sections(
+        data,
+        sections=sections,
+        spots=spots,
+        table_key=table_key,
+        image_key=image_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+    )
+    estimates = defaultdict(list)
+    objects = {id(one.sdata): one.sdata for one in found}
+    for one in found:
+        estimates[id(one.sdata), one.image_key].append((one.name, _section_mpp(one, pitch_um)))
+    agreed = {place: _agree(place[1], values) for place, values in estimates.items()}
+    for (sdata, image), mpp in agreed.items():
+        objects[sdata].attrs.setdefault(NAMESPACE, {}).setdefault(MPP, {})[image] = mpp
+        logger.info("Image %r: %.4f um per pixel.", image, mpp)
+
+
+def _section_mpp(section: Section, pitch_um: float | None) -> float:
+    if pitch_um is None:
+        if grid_kind(section.pixels, section.array) != "hexagonal":
+            msg = (
+                f"Section {section.name!r} is not on a hexagonal (Visium) array, so the distance of its spots is not "
+                "known. Give it in micrometres, for example `pitch_um=200`."
+            )
+            raise ValueError(msg)
+        pitch_um = VISIUM_PITCH_UM
+    try:
+        return array_mpp(section.pixels, section.array, pitch_um)
+    except ValueError as error:
+        msg = f"Section {section.name!r}: {error}"
+        raise ValueError(msg) from error
+
+
+def array_mpp(pixels: np.ndarray, array: np.ndarray | None, pitch_um: float) -> float:
+    """Micrometres per pixel of spots at known distances.
+
+    Parameters
+    ----------
+    pixels
+        Spot centres x, y in pixels, shape (n, 2).
+    array
+        Array row and column of each spot, shape (n, 2).
+    pitch_um
+        As in :func:`nh2st.pp.estimate_mpp`.
+
+    Raises
+    ------
+    ValueError
+        If there are no two spots apart.
+    """
+    lattice = fit_lattice(pixels, array)
+    if lattice is None:
+        pitch = pitch_of(pixels)
+        if not pitch:
+            msg = "the scale needs at least two spots at different places. Give it instead: `mpp=`."
+            raise ValueError(msg)
+        return pitch_um / pitch
+    scale = np.linalg.inv(lattice.matrix) @ np.diag(_steps_um(lattice, pitch_um))
+    largest, smallest = np.linalg.svd(scale, compute_uv=False)
+    if largest > _ISOTROPIC * smallest:
+        logger.warning(
+            "The image is not isotropic: %.3f to %.3f um per pixel along its axes; the geometric mean is used.",
+            smallest,
+            largest,
+        )
+    return float(np.sqrt(largest * smallest))
+
+
+def _steps_um(lattice: Lattice, pitch_um: float) -> tuple[float, float]:
+    """Micrometres from one array row, and from one array column, to the next."""
+    if lattice.kind != "hexagonal":
+        return pitch_um, pitch_um
+    wide, narrow = pitch_um * np.sqrt(3) / 2, pitch_um / 2
+    row, col = np.linalg.norm(lattice.matrix, axis=1)
+    return (wide, narrow) if row > col else (narrow, wide)
+
+
+def _agree(image: str, estimates: list[tuple[str, float]]) -> float:
+    values = [value for _, value in estimates]
+    if max(values) > _SAME * min(values):
+        each = ", ".join(f"{name!r} {value:.3f}" for name, value in estimates)
+        msg = f"The sections on image {image!r} disagree on its um per pixel: {each}. Restrict them with `sections=`."
+        raise ValueError(msg)
+    return float(np.mean(values))
