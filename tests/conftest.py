@@ -1,0 +1,109 @@
+"""Small made-up sections that every part of the package is tested on, and the folder of real ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+from spatialdata import SpatialData
+from spatialdata.models import Image2DModel, ShapesModel, TableModel
+from spatialdata.transformations import Identity
+
+torch.set_num_threads(1)
+
+PITCH_PX = 40
+MARGIN_PX = 40
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of the real sections; tests that need it are skipped elsewhere."""
+    folder = os.environ.get("NH2ST_DATA_DIR")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("NH2ST_DATA_DIR names no folder of real sections")
+    return Path(folder)
+
+
+@pytest.fixture
+def make_sdata() -> Callable[..., SpatialData]:
+    """Build a SpatialData of square ST-like sections, `side` x `side` spots each, 1 um per pixel."""
+    return build_sdata
+
+
+def build_sdata(
+    regions: tuple[str, ...] = ("A", "B"),
+    *,
+    side: int = 5,
+    n_genes: int = 8,
+    scale_factors: tuple[int, ...] | None = None,
+    seed: int = 0,
+    mpp: float | None = 1.0,
+) -> SpatialData:
+    """Sections whose darkness drives the first half of the genes."""
+    rng = np.random.default_rng(seed)
+    images, shapes, tables = {}, {}, []
+    for number, region in enumerate(regions):
+        centers, array = spot_grid(side)
+        image, darkness = draw_image(rng, centers, side)
+        to_region = {region: Identity()}
+        images[f"{region}_image"] = Image2DModel.parse(
+            image, dims=("y", "x", "c"), scale_factors=scale_factors, transformations=to_region, c_coords=["r", "g", "b"]
+        )
+        shapes[region] = ShapesModel.parse(centers, geometry=0, radius=15.0, transformations=to_region)
+        tables.append(_table(rng, region, f"donor{number}", darkness, array, centers, n_genes))
+    table = ad.concat(tables, merge="same")
+    table.obs["region"] = table.obs["region"].astype("category")
+    table = TableModel.parse(table, region=list(regions), region_key="region", instance_key="instance_id")
+    sdata = SpatialData(images=images, shapes=shapes, tables={"table": table})
+    if mpp is not None:
+        sdata.attrs["nh2st"] = {"mpp": dict.fromkeys(images, mpp)}
+    return sdata
+
+
+def spot_grid(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centres x, y in pixels, and array row, column, of a square array."""
+    rows, cols = np.divmod(np.arange(side * side), side)
+    return MARGIN_PX + PITCH_PX * np.column_stack([cols, rows]).astype(float), np.column_stack([rows, cols])
+
+
+def draw_image(rng: np.random.Generator, centers: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise, darker around some spots, and how dark each spot is (0 to 1)."""
+    size = 2 * MARGIN_PX + PITCH_PX * (side - 1)
+    image = rng.integers(180, 220, (size, size, 3))
+    darkness = rng.random(len(centers))
+    for (x, y), dark in zip(centers.astype(int), darkness, strict=True):
+        image[y - 18 : y + 18, x - 18 : x + 18] -= (120 * dark * np.array([1, 1, 0.5])).astype(int)
+    return image.astype(np.uint8), darkness
+
+
+def _table(
+    rng: np.random.Generator,
+    region: str,
+    donor: str,
+    darkness: np.ndarray,
+    array: np.ndarray,
+    centers: np.ndarray,
+    n_genes: int,
+) -> ad.AnnData:
+    rates = np.full((len(darkness), n_genes), 5.0)
+    rates[:, : n_genes // 2] = 1 + 20 * darkness[:, None]
+    obs = pd.DataFrame(
+        {
+            "region": region,
+            "instance_id": np.arange(len(darkness)),
+            "donor": donor,
+            "array_row": array[:, 0],
+            "array_col": array[:, 1],
+        },
+        index=[f"{region}_{number}" for number in range(len(darkness))],
+    )
+    var = pd.DataFrame(index=[f"gene{number}" for number in range(n_genes)])
+    counts = csr_matrix(rng.poisson(rates).astype(np.float32))
+    return ad.AnnData(counts, obs=obs, var=var, obsm={"spatial": centers})
