@@ -54,7 +54,11 @@ def build_sdata(
         image, darkness = draw_image(rng, centers, side)
         to_region = {region: Identity()}
         images[f"{region}_image"] = Image2DModel.parse(
-            image, dims=("y", "x", "c"), scale_factors=scale_factors, transformations=to_region, c_coords=["r", "g", "b"]
+            image,
+            dims=("y", "x", "c"),
+            scale_factors=scale_factors,
+            transformations=to_region,
+            c_coords=["r", "g", "b"],
         )
         shapes[region] = ShapesModel.parse(centers, geometry=0, radius=15.0, transformations=to_region)
         tables.append(_table(rng, region, f"donor{number}", darkness, array, centers, n_genes))

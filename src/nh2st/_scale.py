@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from nh2st._settings import logger
 Mpp: TypeAlias = float | Literal["native"] | None
 
 NATIVE = "native"
+_MAX_SIDE = 2
 
 
 def resolve_mpp(section: Section, mpp: Mpp = None) -> float | Literal["native"]:
@@ -32,10 +34,9 @@ def resolve_mpp(section: Section, mpp: Mpp = None) -> float | Literal["native"]:
     if mpp == NATIVE:
         return NATIVE
     if mpp is not None:
-        return _positive(mpp, "mpp=")
-    stored = section.sdata.attrs.get(NAMESPACE, {}).get(MPP, {}).get(section.image_key)
-    if stored is not None:
-        return _positive(stored, f"sdata.attrs[{NAMESPACE!r}][{MPP!r}][{section.image_key!r}]")
+        return _positive(mpp, "mpp=", 'micrometres per pixel, or "native"')
+    if (stored := _stored(section)) is not None:
+        return stored
     found = _from_micrometres(section) or _from_visium_array(section)
     if found is None:
         msg = (
@@ -47,10 +48,20 @@ def resolve_mpp(section: Section, mpp: Mpp = None) -> float | Literal["native"]:
     return found
 
 
-def _positive(value: object, source: str) -> float:
+def _stored(section: Section) -> float | None:
+    place = f"sdata.attrs[{NAMESPACE!r}][{MPP!r}]"
+    scales = section.sdata.attrs.get(NAMESPACE, {}).get(MPP, {})
+    if not isinstance(scales, Mapping):
+        msg = f"{place} must be a dictionary from image to micrometres per pixel, not {scales!r}."
+        raise ValueError(msg)
+    key = section.image_key
+    return _positive(scales[key], f"{place}[{key!r}]", "micrometres per pixel") if key in scales else None
+
+
+def _positive(value: object, source: str, what: str) -> float:
     if isinstance(value, int | float | np.number) and math.isfinite(value) and value > 0:
         return float(value)
-    msg = f'{source} must be a positive number of micrometres per pixel or "native", not {value!r}.'
+    msg = f"{source} must be a positive number of {what}, not {value!r}."
     raise ValueError(msg)
 
 
@@ -81,10 +92,11 @@ def patch_windows(section: Section, *, patch_um: float, patch_px: int, mpp: Mpp 
     Raises
     ------
     ValueError
-        If spots lie wholly outside the image, or the scale is unknown.
+        If spots lie wholly outside the image, the scale is unknown, or a patch would dwarf the image.
     """
     resolved = resolve_mpp(section, mpp)
-    side = float(patch_px) if resolved == NATIVE else patch_um / resolved
+    _positive(patch_px, "patch_px=", "pixels")
+    side = float(patch_px) if isinstance(resolved, str) else _side(section, patch_um, resolved)
     pixels = section.pixels
     _check_inside(section, pixels)
     windows = plan_windows(section.image, pixels, side, patch_px)
@@ -96,6 +108,19 @@ def patch_windows(section: Section, *, patch_um: float, patch_px: int, mpp: Mpp 
             len(pixels),
         )
     return windows
+
+
+def _side(section: Section, patch_um: float, mpp: float) -> float:
+    """Side of a patch in scale-0 pixels."""
+    side = _positive(patch_um, "patch_um=", "micrometres") / mpp
+    if side > _MAX_SIDE * max(section.image.shape):
+        height, width = section.image.shape
+        msg = (
+            f"At {mpp:g} um per pixel a patch of {patch_um:g} um is {side:.0f} px wide, but image "
+            f"{section.image_key!r} has only {width} x {height} px. Check the scale (`mpp=`), or lower `patch_um=`."
+        )
+        raise ValueError(msg)
+    return side
 
 
 def _check_inside(section: Section, pixels: np.ndarray) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nh2st._settings import logger
 
-_SAMPLE_PX = 512
+_SAMPLE_PX = 256
+_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Pyramid:
 
     def level_for(self, scale: float) -> Level:
         """Coarsest level that is at least as fine as one pixel per `scale` scale-0 pixels."""
-        fitting = [level for level in self.levels if level.scale <= scale * 1.001]
+        # Halving an odd number of pixels makes a level up to one of its pixels coarser than its nominal scale.
+        fitting = [level for level in self.levels if level.scale <= scale * 1.01]
         return fitting[-1] if fitting else self.levels[0]
 
     def read(self, level: Level, y: slice, x: slice) -> np.ndarray:
@@ -53,14 +56,15 @@ class Pyramid:
         OSError
             If the image store cannot be read; the image is named.
         """
-        try:
-            window = np.asarray(level.array[:, y, x])
-        except Exception as error:
-            msg = (
-                f"Image {self.name!r} could not be read (rows {y.start}-{y.stop}, columns {x.start}-{x.stop}): {error}"
-            )
-            raise OSError(msg) from error
-        return self.to_uint8(window).transpose(1, 2, 0)
+        return self.to_uint8(_compute(self.name, level.array, y, x)).transpose(1, 2, 0)
+
+
+def _compute(name: str, array: Any, y: slice, x: slice) -> np.ndarray:
+    try:
+        return np.asarray(array[:, y, x])
+    except Exception as error:
+        msg = f"Image {name!r} could not be read (rows {y.start}-{y.stop}, columns {x.start}-{x.stop}): {error}"
+        raise OSError(msg) from error
 
 
 def make_pyramid(name: str, arrays: list[Any], channels: list[str]) -> Pyramid:
@@ -69,7 +73,9 @@ def make_pyramid(name: str, arrays: list[Any], channels: list[str]) -> Pyramid:
     Raises
     ------
     ValueError
-        If the image is empty, has no three colour channels, or its axes are mislabelled.
+        If the image is empty, has no three colour channels, its axes are mislabelled, or its values are no colours.
+    OSError
+        If the image store cannot be read.
     """
     arrays = [_rgb(name, array, channels) for array in arrays]
     height, width = arrays[0].shape[1:]
@@ -79,20 +85,21 @@ def make_pyramid(name: str, arrays: list[Any], channels: list[str]) -> Pyramid:
 
 def _rgb(name: str, array: Any, channels: list[str]) -> Any:
     count, height, width = array.shape
-    if width in (3, 4) and count > 4:
+    if min(height, width) in (3, 4) and count > 4:
         msg = (
-            f"Image {name!r} has {count} channels and is {width} px wide: it looks like a (y, x, c) array labelled "
-            "c, y, x. Parse it with `Image2DModel.parse(array, dims=('y', 'x', 'c'))`."
+            f"Image {name!r} has {count} channels and is {height} x {width} px: its axes seem to be labelled in the "
+            "wrong order. Name them as they are, `Image2DModel.parse(array, dims=('y', 'x', 'c'))` where the colours "
+            "come last."
         )
         raise ValueError(msg)
     if height == 0 or width == 0:
         msg = f"Image {name!r} is empty ({height} x {width} px)."
         raise ValueError(msg)
-    if count == 3:
-        return array
-    if count == 4:
+    if count in (3, 4):
         order = _rgb_positions(channels)
-        logger.warning("Image %r has 4 channels; %s are used as RGB.", name, [channels[i] for i in order])
+        if order == list(range(count)):
+            return array
+        logger.warning("Image %r has %d channels; %s are used as RGB.", name, count, [channels[i] for i in order])
         return array[order]
     msg = (
         f"Image {name!r} has {count} channel{'s' if count > 1 else ''}; H&E patches need the three colours of an RGB "
@@ -115,18 +122,31 @@ def _conversion(name: str, coarsest: Any) -> Callable[[np.ndarray], np.ndarray]:
     if dtype.kind not in "uif":
         msg = f"Image {name!r} has pixels of type {dtype}; 8-bit, 16-bit or float colours are needed."
         raise ValueError(msg)
-    step = tuple(max(1, side // _SAMPLE_PX) for side in coarsest.shape[1:])
-    sample = np.asarray(coarsest[:, :: step[0], :: step[1]])
-    top = float(np.nanmax(sample)) if sample.size else 0.0
-    if top <= 1 and dtype.kind == "f":
-        white = 1.0
-    else:
-        white = 255.0 if top <= 255 else 65535.0
-    if top > 65535 or float(np.nanmin(sample)) < 0:
-        msg = f"Image {name!r} holds values from {np.nanmin(sample):g} to {top:g}; convert it to 8-bit RGB."
+    low, high = _value_range(name, coarsest)
+    if not (low >= 0 and high <= 65535):
+        msg = f"Image {name!r} holds values from {low:g} to {high:g}; convert it to 8-bit RGB."
         raise ValueError(msg)
+    # Interpolation makes floats up to 1 overshoot; colours up to 255 that stay below 2 would be a black image.
+    white = 1.0 if dtype.kind == "f" and high < 2 else 255.0 if high <= 255 else 65535.0
     logger.warning("Image %r has pixels of type %s; %g is taken as white and scaled to 255.", name, dtype, white)
-    return lambda window: np.clip(np.nan_to_num(window, nan=white) * (255.0 / white) + 0.5, 0, 255).astype(np.uint8)
+    return partial(_to_uint8, white=white)
+
+
+def _value_range(name: str, array: Any) -> tuple[float, float]:
+    """Smallest and largest value of a grid of samples, so that a large image is not read whole; NaN without any."""
+    ys, xs = (
+        np.unique(np.linspace(0, max(0, side - _SAMPLE_PX), _SAMPLES, dtype=int)).tolist() for side in array.shape[1:]
+    )
+    windows = [_compute(name, array, slice(y, y + _SAMPLE_PX), slice(x, x + _SAMPLE_PX)) for y in ys for x in xs]
+    values = np.concatenate([window[~np.isnan(window)] for window in windows])
+    return (float(values.min()), float(values.max())) if values.size else (np.nan, np.nan)
+
+
+def _to_uint8(window: np.ndarray, white: float) -> np.ndarray:
+    scaled = window.astype(np.float32)
+    np.nan_to_num(scaled, copy=False, nan=white, posinf=white, neginf=0)
+    scaled *= 255.0 / white
+    return np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled).astype(np.uint8)
 
 
 def _identity(window: np.ndarray) -> np.ndarray:

@@ -65,16 +65,18 @@ def _plan_strips(windows: Windows, strip_bytes: int) -> list[_Strip]:
     chunk_y, chunk_x = _chunk_shape(windows.level)
     item = 3 * windows.level.array.dtype.itemsize
     band = _band(chunk_y, height, side, strip_bytes // (item * width))
-    column = width if (band + side) * width * item <= strip_bytes else chunk_x
+    column = _band(chunk_x, width, side, strip_bytes // (item * min(band + side, height)))
     cell = np.column_stack([np.clip(first[:, 0], 0, height) // band, np.clip(first[:, 1], 0, width) // column])
     order = np.lexsort((cell[:, 1], cell[:, 0]))
     edges = np.flatnonzero(np.diff(cell[order], axis=0).any(axis=1)) + 1
     return [_strip_of(members, first, last, (height, width)) for members in np.split(order, edges) if len(members)]
 
 
-def _band(chunk: int, height: int, side: int, rows_that_fit: int) -> int:
-    """Rows of a strip: as many whole chunks as fit into memory beside the overlap, at least one."""
-    return min(max(chunk, (rows_that_fit - side) // chunk * chunk), max(height, 1))
+def _band(chunk: int, length: int, side: int, fitting: int) -> int:
+    """Rows or columns of a strip: all, or as many whole chunks as fit into memory beside the overlap, at least one."""
+    if length <= fitting:
+        return max(length, 1)
+    return min(max(chunk, (fitting - side) // chunk * chunk), length)
 
 
 def _strip_of(members: np.ndarray, first: np.ndarray, last: np.ndarray, shape: tuple[int, int]) -> _Strip:

@@ -44,7 +44,7 @@ class Windows:
     def beyond_border(self) -> np.ndarray:
         """Which windows reach beyond the image, shape (n,)."""
         end = np.array(self.level.array.shape[1:])
-        return ((self.start < 0) | (self.start + self.side > end)).any(axis=1)
+        return np.any((self.start < 0) | (self.start + self.side > end), axis=1)
 
 
 def plan_windows(pyramid: Pyramid, centers: np.ndarray, side_px: float, patch_px: int) -> Windows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, TypeAlias
 
 from anndata import AnnData
@@ -51,4 +52,6 @@ def _check_type(key: str | None, value: Any, *, images: bool) -> None:
         raise TypeError(msg)
     if not isinstance(value, SpatialData | AnnData):
         msg = f"Expected a SpatialData{'' if images else ' or AnnData'}, got {type(value).__name__}{where}."
+        if isinstance(value, str | PathLike):
+            msg += f" Read it first: `spatialdata.read_zarr({str(value)!r})`."
         raise TypeError(msg)

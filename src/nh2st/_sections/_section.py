@@ -74,7 +74,7 @@ def find_sections(
     table_key, shapes_key, coordinate_system
         Which elements to use where several fit.
     image_key
-        Key of the image, or a dictionary from region to image; where absent, the one image that shares a coordinate
+        Key of the image, or a dictionary from section to image; where absent, the one image that shares a coordinate
         system with the spots.
 
     Returns
@@ -94,7 +94,7 @@ def find_sections(
 def _with_image(
     spots: Spots, sdata: SpatialData, image_key: str | Mapping[str, str] | None, coordinate_system: str | None
 ) -> Section:
-    wanted = image_key.get(spots.region) if isinstance(image_key, Mapping) else image_key
+    wanted = image_key.get(spots.name, image_key.get(spots.region)) if isinstance(image_key, Mapping) else image_key
     image = _infer_image(spots, sdata, wanted, coordinate_system)
     shared = _shared_systems(spots, sdata, image, coordinate_system)
     fields = {name: getattr(spots, name) for name in ("object_key", "region", "adata", "rows", "element", "positions")}
@@ -142,7 +142,7 @@ def _infer_image(spots: Spots, sdata: SpatialData, wanted: str | None, coordinat
     if len(fitting) > 1:
         msg = (
             f"Several images fit region {spots.region!r}: {', '.join(map(repr, fitting))}. Name one with "
-            "`image_key=` (a dictionary from region to image where sections differ)."
+            "`image_key=` (a dictionary from section to image where they differ)."
         )
         raise ValueError(msg)
     return fitting[0]
@@ -154,5 +154,8 @@ def pyramid_of(sdata: SpatialData, image_key: str) -> Pyramid:
     scales = (
         [next(iter(node.ds.values())) for node in image.children.values()] if isinstance(image, DataTree) else [image]
     )
+    if set(scales[0].dims) != {"c", "y", "x"}:
+        msg = f"Image {image_key!r} has the axes {', '.join(map(str, scales[0].dims))}; a 2D image (c, y, x) is needed."
+        raise ValueError(msg)
     ordered = [scale.transpose("c", "y", "x") for scale in scales]
     return make_pyramid(image_key, [scale.data for scale in ordered], [str(name) for name in ordered[0]["c"].values])

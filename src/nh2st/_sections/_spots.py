@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from anndata import AnnData
 from spatialdata import SpatialData
 
-from nh2st._keys import ARRAY_COL, ARRAY_ROW, SPATIAL
+from nh2st._keys import ARRAY_COL, ARRAY_ROW, IN_TISSUE, SPATIAL
 from nh2st._sections._data import Data, objects_of
 from nh2st._sections._geometry import (
     affine_to,
@@ -21,7 +21,16 @@ from nh2st._sections._geometry import (
     spots_element,
     systems_of,
 )
-from nh2st._sections._tables import ATTRS, annotates_nothing, infer_table, pair_rows, regions_of, used_rows
+from nh2st._sections._tables import (
+    ATTRS,
+    annotates_nothing,
+    infer_table,
+    no_row_of_regions,
+    pair_rows,
+    region_labels,
+    regions_of,
+    used_rows,
+)
 from nh2st._settings import logger
 
 
@@ -34,8 +43,8 @@ class Spots:
     adata: AnnData
     rows: np.ndarray
     element: Any = None
-    positions: np.ndarray | None = None
-    coordinate_system: str | None = None
+    positions: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    coordinate_system: str = ""
 
     @property
     def name(self) -> str:
@@ -64,13 +73,12 @@ class Spots:
     @cached_property
     def _centers_and_radii(self) -> tuple[np.ndarray, np.ndarray]:
         if self.element is None:
-            centers, radii = self._spatial(), np.full(len(self.rows), np.nan)
+            centers, radii, matrix = self._spatial(), np.full(len(self.rows), np.nan), np.eye(3)
         else:
-            matrix = affine_to(self.element, self.coordinate_system)
             centers, radii = centers_and_radii(self.element, self.positions)
-            centers, radii = apply_affine(matrix, centers), radii * length_scale(matrix)
+            matrix = affine_to(self.element, self.coordinate_system)
         self._check_finite(centers)
-        return centers, radii
+        return apply_affine(matrix, centers), radii * length_scale(matrix)
 
     def _spatial(self) -> np.ndarray:
         if SPATIAL not in self.adata.obsm:
@@ -159,12 +167,14 @@ def _own_system(spots: Spots, wanted: str | None) -> str:
 def _spots_of_anndata(key: str | None, adata: AnnData, mask: str | None) -> list[Spots]:
     used = used_rows(adata, mask)
     attrs = adata.uns.get(ATTRS) or {}
-    region_key = attrs.get("region_key")
-    if not region_key or region_key not in adata.obs:
+    regions, region_key = regions_of(attrs), attrs.get("region_key", "")
+    if not regions or region_key not in adata.obs:
         return [Spots(key, "", adata, np.flatnonzero(used))]
-    labels = adata.obs[region_key].astype(str).to_numpy()
-    regions = [name for name in regions_of(attrs) if (labels == name).any()]
-    return [Spots(key, name, adata, np.flatnonzero(used & (labels == name))) for name in regions]
+    labels = region_labels(adata, regions, region_key)
+    named = [name for name in regions if (labels == name).any()]
+    if not named:
+        raise ValueError(no_row_of_regions(adata))
+    return [Spots(key, name, adata, np.flatnonzero(used & (labels == name))) for name in named]
 
 
 def spots_of_table(
@@ -183,23 +193,22 @@ def spots_of_table(
         if shapes_key not in regions:
             raise ValueError(annotates_nothing([table_key], shapes_key))
         regions = [shapes_key]
-    labels = table.obs[region_key].astype(str).to_numpy()
+    labels = region_labels(table, regions_of(attrs), region_key)
     used = used_rows(table, mask)
     found = []
     for region in regions:
-        element = spots_element(sdata, region, table_key)
         rows = np.flatnonzero(labels == region)
         if len(rows) == 0:
             logger.warning("Region %r has no row in table %r and is left out.", region, table_key)
             continue
+        element = spots_element(sdata, region, table_key)
         rows, positions = pair_rows(table, rows, element, region, instance_key)
         keep = used[rows]
         found.append(Spots(key, region, table, rows[keep], element, positions[keep]))
+    if not found:
+        raise ValueError(no_row_of_regions(table))
     if not any(len(one.rows) for one in found):
-        msg = (
-            f"No spot is left in table {table_key!r}: no row names the regions {', '.join(map(repr, regions))} in "
-            f"obs[{region_key!r}], or all are masked."
-        )
+        msg = f"No spot is used: obs[{mask or IN_TISSUE!r}] masks every row. Name another column with `spots=`."
         raise ValueError(msg)
     return [one for one in found if len(one.rows)]
 
@@ -211,13 +220,18 @@ def keep_sections(found: list[Any], wanted: Iterable[str] | None) -> list[Any]:
     ------
     KeyError
         If a name fits none.
+    ValueError
+        If there are no names.
     """
     if wanted is None:
         return found
     names = [wanted] if isinstance(wanted, str) else [str(name) for name in wanted]
     unknown = [name for name in names if not any(name in (one.name, one.region) for one in found)]
-    if unknown or not names:
-        there = ", ".join(repr(one.name) for one in found)
-        msg = f"There is no section {', '.join(map(repr, unknown)) or 'named'}; the sections are: {there}."
+    there = ", ".join(repr(one.name) for one in found)
+    if not names:
+        msg = f"`sections=` is empty; the sections are: {there}."
+        raise ValueError(msg)
+    if unknown:
+        msg = f"There is no section {', '.join(map(repr, unknown))}; the sections are: {there}."
         raise KeyError(msg)
     return [one for one in found if one.name in names or one.region in names]

@@ -68,6 +68,30 @@ def annotates_nothing(tables: list[str], shapes_key: str | None = None) -> str:
     )
 
 
+def region_labels(table: AnnData, regions: list[str], region_key: str) -> np.ndarray:
+    """Region of each row; rows of regions that the table does not annotate are counted in the log."""
+    labels = table.obs[region_key].astype(str).to_numpy()
+    unlisted = ~np.isin(labels, regions)
+    if unlisted.any():
+        logger.warning(
+            "%d of %d rows of the table name in obs[%r] a region that it does not annotate (%s); they are left out.",
+            unlisted.sum(),
+            len(labels),
+            region_key,
+            ", ".join(map(repr, np.unique(labels[unlisted])[:5].tolist())),
+        )
+    return labels
+
+
+def no_row_of_regions(table: AnnData) -> str:
+    attrs = table.uns.get(ATTRS) or {}
+    regions = ", ".join(map(repr, regions_of(attrs))) or "any"
+    return (
+        f"No spot is left: none of the table's {table.n_obs} rows names its regions ({regions}) in "
+        f"obs[{attrs.get('region_key')!r}]. Correct that column, or uns[{ATTRS!r}]."
+    )
+
+
 def pair_rows(
     table: AnnData, rows: np.ndarray, element: Any, region: str, instance_key: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +99,7 @@ def pair_rows(
     ids = table.obs[instance_key].iloc[rows]
     for what, duplicated in (
         (f"obs[{instance_key!r}]", ids[ids.duplicated()]),
-        ("the shapes' index", index[index.duplicated()]),
+        ("the element's index", index[index.duplicated()]),
     ):
         if len(duplicated):
             examples = ", ".join(map(repr, pd.Index(duplicated).unique()[:5].tolist()))
@@ -109,8 +133,12 @@ def used_rows(adata: AnnData, mask: str | None) -> np.ndarray:
             raise KeyError(msg)
         return np.ones(adata.n_obs, dtype=bool)
     values = adata.obs[column].astype(object)
-    if not values.isin([True, False, 0, 1]).all():
-        msg = f"obs[{column!r}] must hold True/False or 1/0 to say which spots are used."
+    unclear = values[~values.isin([True, False, 0, 1])]
+    if len(unclear):
+        msg = (
+            f"obs[{column!r}] must hold True/False or 1/0 to say which spots are used; {len(unclear)} values are "
+            f"others, such as {unclear.iloc[0]!r}. Correct them, or name another column with `spots=`."
+        )
         raise ValueError(msg)
     return values.astype(bool).to_numpy()
 

@@ -90,7 +90,7 @@ def _chunked(image: np.ndarray) -> Array:
 
 
 def _reductions(image: np.ndarray) -> Iterator[np.ndarray]:
-    """Halve the image again and again; an odd last row or column is left out, as spatialdata does."""
+    """Halve the image again and again; an odd last row or column is left out."""
     import numpy as np
     from PIL import Image
 
