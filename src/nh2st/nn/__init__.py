@@ -12,7 +12,7 @@ from nh2st.nn._config import NetworkConfig
 from nh2st.nn._contrastive import contrastive_loss
 from nh2st.nn._encoder import Encoder, create_encoder
 from nh2st.nn._hypergraph import HypergraphConv, HypergraphEncoder, hyperedge_incidence, propagation
-from nh2st.nn._images import random_dihedral
+from nh2st.nn._images import random_dihedral, random_stain
 from nh2st.nn._network import NH2ST, Output
 from nh2st.nn._released import released_state_dict
 from nh2st.nn._sampling import spatial_batches
@@ -33,6 +33,7 @@ __all__ = [
     "hyperedge_incidence",
     "propagation",
     "random_dihedral",
+    "random_stain",
     "released_state_dict",
     "spatial_batches",
     "training_step",

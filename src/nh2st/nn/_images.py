@@ -60,3 +60,47 @@ def random_dihedral(images: Tensor, generator: torch.Generator | None = None) ->
     images = torch.where(chosen[0], images.flip(-1), images)
     images = torch.where(chosen[1], images.flip(-2), images)
     return torch.where(chosen[2], images.mT, images)
+
+
+def random_stain(images: Tensor, strength: float, generator: torch.Generator | None = None) -> Tensor:
+    """Stain each image a little stronger or weaker, in each colour by itself.
+
+    The optical density of a colour channel is multiplied by the exponential of a normal deviate, as if more or less
+    of a dye had been taken up (Beer-Lambert law).
+
+    Parameters
+    ----------
+    images
+        Images (P, 3, H, W), uint8.
+    strength
+        Standard deviation of the deviates; 0 leaves the images as they are.
+    generator
+        Source of the deviates; torch's global one for the CPU where absent.
+
+    Returns
+    -------
+    Stained images, shape and type as given.
+
+    Raises
+    ------
+    ValueError
+        If `strength` is negative.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from nh2st.nn import random_stain
+    >>> images = torch.full((4, 3, 2, 2), 128, dtype=torch.uint8)
+    >>> random_stain(images, 0.1, torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 3, 2, 2])
+    """
+    if strength < 0:
+        msg = f"strength must be 0 or more, not {strength}."
+        raise ValueError(msg)
+    if strength == 0:
+        return images
+    device = generator.device if generator is not None else "cpu"
+    deviates = torch.randn((len(images), CHANNELS, 1, 1), generator=generator, device=device).to(images.device)
+    # Transmission is at least one grey level, since black has no finite optical density.
+    transmission = images.clamp(min=1).float() / 255
+    return transmission.pow(torch.exp(strength * deviates)).mul(255).round().to(torch.uint8)
