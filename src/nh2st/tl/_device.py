@@ -1,0 +1,49 @@
+"""Where to compute and in which precision."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+
+Precision: TypeAlias = Literal["auto", "32", "bf16"]
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Device by name; ``"auto"`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the name is no device of torch.
+    RuntimeError
+        If the device is not there.
+    """
+    if device == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(name)
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        msg = f'device={device!r} is unknown; use "auto", "cpu", "cuda", "cuda:1" or "mps".'
+        raise ValueError(msg) from error
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(resolved.type, 1)
+    if (resolved.index or 0) >= count:
+        msg = f'device="{device}" was asked for, but torch sees {count} such device(s). Use device="auto" or "cpu".'
+        raise RuntimeError(msg)
+    return resolved
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["32", "bf16"]:
+    """``"auto"`` is bfloat16 where the GPU computes in it, and float32 elsewhere."""
+    if precision not in ("auto", "32", "bf16"):
+        msg = f'precision must be "auto", "32" or "bf16", not {precision!r}.'
+        raise ValueError(msg)
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32"
+
+
+def autocast(device: torch.device, precision: Literal["32", "bf16"]) -> torch.autocast:
+    """Context in which the network runs."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

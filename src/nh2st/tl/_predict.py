@@ -1,0 +1,247 @@
+"""Prediction of sections with a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from anndata import AnnData
+
+from nh2st._keys import NAMESPACE, PREDICTION, RIDGE_SUFFIX, TRAINING_MEAN_SUFFIX
+from nh2st._patches import Windows, iter_patches
+from nh2st._results import check_replaceable, write_layer, write_predictions
+from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
+from nh2st._sections import Data, Section, find_sections, tables_of
+from nh2st._settings import logger, progress
+from nh2st.models import Model, load
+from nh2st.tl._device import Precision, autocast, resolve_device, resolve_precision
+from nh2st.tl._metrics import METRICS
+from nh2st.tl._record import fingerprint, model_provenance, recorded_model
+
+_LEAST_OVERLAP = 0.1
+
+
+def predict(
+    data: Data,
+    model: Model | str | Path | None = None,
+    *,
+    key_added: str = PREDICTION,
+    overwrite: bool = False,
+    baselines: bool | None = None,
+    batch_size: int = 64,
+    mpp: Mpp = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    sections: Iterable[str] | None = None,
+    spots: str | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+) -> None:
+    """Predict the expression of the model's panel from the image, and write it into the table.
+
+    Parameters
+    ----------
+    data
+        A SpatialData, or a list or dictionary of them, with images and spots. Counts are not needed.
+    model
+        What :func:`nh2st.tl.train` returned, or the file of a saved model. Where absent, the model that was trained on
+        these objects in this session.
+    key_added
+        Name of the layer.
+    overwrite
+        Replace a layer of this name that was not written by this package.
+    baselines
+        Also predict with the ridge baseline of the model, for :func:`nh2st.tl.evaluate`. Where absent, this is done
+        where the table holds counts of the panel.
+    batch_size
+        Patches per step; does not change the result.
+    mpp
+        Micrometres per pixel of all images. Where absent, the scale that is known for each image.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    precision
+        ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device.
+    sections
+        Names of the sections to predict; all where absent.
+    spots
+        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one. Other spots are NaN.
+    table_key, image_key, shapes_key, coordinate_system
+        Which elements to use where several fit.
+
+    Returns
+    -------
+    `None`. Written into each table:
+
+    - ``layers[key_added]``: float32 predictions in the model's target space; sparse where the table has genes that are
+      not in the panel, whose columns are empty,
+    - ``var[f"{key_added}_predicted"]``: which genes were predicted,
+    - ``obsm[key_added]``: genes of the panel that the table lacks,
+    - ``uns["nh2st"][key_added]``: model, panel, target and scale,
+    - with `baselines`, ``layers[f"{key_added}_ridge"]`` and ``var[f"{key_added}_training_mean"]``.
+
+    Raises
+    ------
+    ValueError
+        If no model is known, fewer than a tenth of its genes are in a table, the scale of an image is unknown, or a
+        layer would be replaced that is not ours.
+
+    Examples
+    --------
+    >>> import nh2st as nh
+    >>> sdata = nh.datasets.synthetic(n_sections=2)
+    >>> model = nh.tl.train(sdata, genes=20, patch_px=64, max_epochs=1)  # doctest: +SKIP
+    >>> nh.tl.predict(sdata, model)  # doctest: +SKIP
+    >>> sdata["table"].layers["nh2st"].shape  # doctest: +SKIP
+    (288, 60)
+    """
+    if batch_size < 1:
+        msg = f"batch_size must be at least 1, not {batch_size}."
+        raise ValueError(msg)
+    torch_device = resolve_device(device)
+    chosen = load(model) if isinstance(model, str | Path) else model or recorded_model(data)
+    logger.info("Predicting with %r.", chosen)
+    found = find_sections(
+        data,
+        sections=sections,
+        spots=spots,
+        table_key=table_key,
+        image_key=image_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+    )
+    _check(found, chosen, key_added, overwrite=overwrite)
+    scale: Mpp = NATIVE if chosen.patch_um is None else mpp
+    size = {"patch_um": chosen.patch_um or 0.0, "patch_px": chosen.patch_px, "mpp": scale}
+    windows = [patch_windows(one, **size) for one in found]
+    predictor = _Predictor(chosen, torch_device, resolve_precision(precision, torch_device), batch_size)
+    with_ridge = _wants_ridge(found, chosen, baselines)
+    predicted = [
+        predictor.predict(one, window, ridge=ridge)
+        for one, window, ridge in zip(found, windows, with_ridge, strict=True)
+    ]
+    scales = [resolve_mpp(one, scale) for one in found]
+    _write(found, chosen, key_added, predicted, scales)
+
+
+def _check(sections: Sequence[Section], model: Model, key: str, *, overwrite: bool) -> None:
+    for table in tables_of(sections):
+        check_replaceable(table, key, overwrite=overwrite)
+        known = table.var_names.isin(model.genes).sum()
+        if known < _LEAST_OVERLAP * len(model.genes):
+            msg = (
+                f"Only {known} of the model's {len(model.genes)} genes ({', '.join(model.genes[:3])}, ...) are in the "
+                f"table ({', '.join(table.var_names[:3])}, ...): another species, or other gene identifiers? Rename "
+                "`var_names`, or choose a model that fits."
+            )
+            raise ValueError(msg)
+        if known < len(model.genes):
+            logger.info(
+                "%d genes of the model are not in the table; their predictions are in obsm[%r].",
+                len(model.genes) - known,
+                key,
+            )
+    seen = set(model.provenance.get("fingerprints", []))
+    trained = [one.name for one in sections if fingerprint(one) in seen]
+    if trained:
+        logger.warning(
+            "The model was trained on section%s %s: how well it does there says nothing about new sections.",
+            "s" if len(trained) > 1 else "",
+            ", ".join(map(repr, trained)),
+        )
+
+
+def _wants_ridge(sections: Sequence[Section], model: Model, baselines: bool | None) -> list[bool]:
+    if baselines and model.baselines is None:
+        msg = "The model carries no baselines; leave `baselines=` out."
+        raise ValueError(msg)
+    if model.baselines is None or baselines is False:
+        return [False] * len(sections)
+    return [bool(baselines) or _has_counts(one, model) for one in sections]
+
+
+def _has_counts(section: Section, model: Model) -> bool:
+    columns = section.adata.var_names.isin(model.genes)
+    matrix = section.adata.X
+    return matrix is not None and bool(abs(matrix[section.rows[:1000]][:, columns]).sum() > 0)
+
+
+@dataclass(frozen=True)
+class _Predictor:
+    model: Model
+    device: torch.device
+    precision: Literal["32", "bf16"]
+    batch_size: int
+
+    def predict(self, section: Section, windows: Windows, *, ridge: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """Predictions of network and ridge for a section, each (n, n_genes)."""
+        shape = (len(section.rows), len(self.model.genes))
+        values = np.empty(shape, dtype=np.float32)
+        linear = np.empty(shape, dtype=np.float32) if ridge else None
+        network = self.model.network.to(self.device, memory_format=torch.channels_last).eval()
+        baselines = self.model.baselines
+        if baselines is not None:
+            baselines.encoder.to(self.device)
+        strips = iter_patches(section.image, windows)
+        bar = progress(None, f"predict {section.name}", total=shape[0])
+        for members, patches in strips:
+            for start in range(0, len(members), self.batch_size):
+                batch = torch.from_numpy(patches[start : start + self.batch_size]).to(self.device)
+                rows = members[start : start + self.batch_size]
+                with torch.inference_mode(), autocast(self.device, self.precision):
+                    values[rows] = network.predict(batch).float().cpu().numpy()
+                # In the precision that it was fitted in.
+                if linear is not None and baselines is not None:
+                    linear[rows] = baselines.ridge(batch).cpu().numpy()
+                bar.update(len(rows))
+        bar.close()
+        return values, linear
+
+
+def _on_all_rows(table: AnnData, parts: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> np.ndarray | None:
+    """Predictions on all rows of the table, NaN where there are none."""
+    given = [(rows, values) for rows, values in parts if values is not None]
+    if not given:
+        return None
+    whole = np.full((table.n_obs, given[0][1].shape[1]), np.nan, dtype=np.float32)
+    for rows, values in given:
+        whole[rows] = values
+    return whole
+
+
+def _forget_evaluation(table: AnnData, key: str) -> None:
+    """Take away the metrics of predictions that are replaced."""
+    for name in (*METRICS, f"{RIDGE_SUFFIX}_{METRICS[0]}"):
+        table.var.drop(columns=f"{key}_{name}", errors="ignore", inplace=True)
+        table.varm.pop(f"{key}_{name}", None)
+
+
+def _write(
+    sections: Sequence[Section],
+    model: Model,
+    key: str,
+    predicted: Sequence[tuple[np.ndarray, np.ndarray | None]],
+    scales: Sequence[float | str],
+) -> None:
+    for table in tables_of(sections):
+        mine = [number for number, one in enumerate(sections) if one.adata is table]
+        values, ridge = (
+            _on_all_rows(table, [(sections[number].rows, predicted[number][kind]) for number in mine])
+            for kind in range(2)
+        )
+        _forget_evaluation(table, key)
+        write_predictions(table, key, values, model.genes)
+        table.layers.pop(f"{key}_{RIDGE_SUFFIX}", None)
+        if ridge is not None:
+            write_layer(table, f"{key}_{RIDGE_SUFFIX}", ridge, model.genes)
+        if model.baselines is not None:
+            means = dict(zip(model.genes, model.baselines.mean.tolist(), strict=True))
+            table.var[f"{key}_{TRAINING_MEAN_SUFFIX}"] = [means.get(gene, np.nan) for gene in table.var_names]
+        table.uns.setdefault(NAMESPACE, {})[key] = model_provenance(model) | {
+            "mpp": {sections[number].region: scales[number] for number in mine},
+        }
