@@ -110,7 +110,7 @@ def _table(metrics: pd.DataFrame, section: str, units: str) -> str:
     summary = summarize(metrics).reset_index()
     lines = [
         f"Held-out section {section}: means over {metrics['gene'].nunique()} genes. MSE and MAE in units of {units}.",
-        f"{'':>15} {'truth':>9} {'PCC':>8} {'Spearman':>9} {'MSE':>8} {'MAE':>8}",
+        f"{'':>15} {'truth':>9} {'PCC':>9} {'Spearman':>9} {'MSE':>8} {'MAE':>8}",
     ]
     for row in summary.itertuples():
         values = [f"{value:.3f}" if value == value else "undefined" for value in (row.pearson, row.spearman)]

@@ -81,7 +81,7 @@ def test_places_that_cannot_be_written(model, tmp_path, monkeypatch, place):
             msg = "No space left on device"
             raise OSError(msg)
 
-        monkeypatch.setattr("nh2st.models._checkpoint.save_file", full)
+        monkeypatch.setattr("nh2st.models._file.save_file", full)
     with pytest.raises(OSError, match="model could not be written to .*place.*name another file"):
         model.save(path)
     assert [one.name for one in tmp_path.iterdir()] == ["place"]

@@ -174,3 +174,12 @@ def test_correlation_needs_three_spots(make_sdata, trained):
     nh.tl.predict(sdata, model, spots="some")
     with pytest.raises(ValueError, match="Section 'A' has 2 predicted spots; a correlation needs 3"):
         nh.tl.evaluate(sdata)
+
+
+def test_far_fewer_genes_than_in_training_are_warned_of(predicted, caplog):
+    whole = predicted["table"]
+    assert whole.uns["nh2st"]["nh2st"]["table_genes"] == whole.n_vars
+    nh.tl.evaluate(whole[:, : whole.n_vars - 1].copy())
+    assert "The table has" not in caplog.text
+    nh.tl.evaluate(whole[:, :3].copy())
+    assert "The table has 3 genes, in training there were 8" in caplog.text

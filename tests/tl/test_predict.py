@@ -213,6 +213,13 @@ def test_only_training_sections_are_warned_of(trained, caplog):
     assert "'D'" not in caplog.text.split("The model was trained on section")[1]
 
 
+def test_training_sections_are_known_with_other_spots_masked(trained, caplog):
+    sdata, model = trained
+    sdata["table"].obs["part"] = np.arange(sdata["table"].n_obs) % 2 == 0
+    nh.tl.predict(sdata, model, sections=["B"], spots="part")
+    assert "The model was trained on section 'B'" in caplog.text
+
+
 def test_sections_without_counts(trained):
     sdata, model = trained
     nh.tl.predict(sdata, model)
@@ -230,7 +237,9 @@ def test_half_precision_leaves_the_baseline_exact(trained):
     sdata, model = trained
     nh.tl.predict(sdata, model, precision="32", key_added="full")
     nh.tl.predict(sdata, model, precision="bf16", key_added="half")
-    np.testing.assert_allclose(layer_of(sdata, "half"), layer_of(sdata, "full"), rtol=0.02, atol=0.1)
+    half, full = layer_of(sdata, "half"), layer_of(sdata, "full")
+    np.testing.assert_allclose(half, full, rtol=0.02, atol=0.1)
+    assert len(np.unique(half[:, 0])) == len(np.unique(full[:, 0])), "predictions are not rounded to half precision"
     np.testing.assert_array_equal(layer_of(sdata, "half_ridge"), layer_of(sdata, "full_ridge"))
 
 

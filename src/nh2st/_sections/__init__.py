@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nh2st._sections._data import Data, objects_of
+from nh2st._sections._data import Data, ImageData, objects_of
 from nh2st._sections._section import Section, find_sections
 from nh2st._sections._spots import Spots, find_spots, tables_of
 
-__all__ = ["Data", "Section", "Spots", "find_sections", "find_spots", "objects_of", "tables_of"]
+__all__ = ["Data", "ImageData", "Section", "Spots", "find_sections", "find_spots", "objects_of", "tables_of"]

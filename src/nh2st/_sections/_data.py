@@ -10,6 +10,7 @@ from anndata import AnnData
 from spatialdata import SpatialData
 
 Data: TypeAlias = SpatialData | AnnData | Sequence[SpatialData | AnnData] | Mapping[str, SpatialData | AnnData]
+ImageData: TypeAlias = SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]
 
 
 def objects_of(data: Data, *, images: bool = False) -> list[tuple[str | None, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nh2st.models._checkpoint import load
+from nh2st.models._load import load
 from nh2st.models._model import Model
 
 __all__ = ["Model", "load"]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nh2st.models._baselines import Baselines
+from nh2st.models._file import write_file
 from nh2st.nn import NH2ST, NetworkConfig
 from nh2st.pp._target import Target
 
@@ -68,7 +69,7 @@ class Model:
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         for name, tensor in sorted(self.tensors().items()):
             digest.update(name.encode())
-            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def header(self) -> dict[str, Any]:
@@ -112,9 +113,7 @@ class Model:
         OSError
             If the folder cannot be written to, or the disk is full.
         """
-        from nh2st.models._checkpoint import save
-
-        return save(self, Path(path))
+        return write_file(Path(path), self.header(), self.tensors())
 
     def summary(self) -> str:
         """Describe the model in a few lines of text."""

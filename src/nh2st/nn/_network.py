@@ -106,7 +106,7 @@ class NH2ST(nn.Module):
         n_image = self.image_hypergraph(flat_maps, *neighborhood)
         n_gene = self.gene_hypergraph(h_genes, *neighborhood)
         z_image_neighbor, z_gene_neighbor = self._cross(n_image, n_gene)
-        return Output(self.head(h_image), z_image, z_gene, z_image_neighbor, z_gene_neighbor, incidence)
+        return Output(self._predict(h_image), z_image, z_gene, z_image_neighbor, z_gene_neighbor, incidence)
 
     def predict(self, images: Tensor) -> Tensor:
         """Predict expression from the target patches alone, in evaluation mode and without gradients.
@@ -126,7 +126,7 @@ class NH2ST(nn.Module):
             If the patches are not of the size that the network was built for.
         """
         with evaluating(self):
-            return self.head(self._project(self._encode(images)))
+            return self._predict(self._project(self._encode(images)))
 
     def losses(self, output: Output, batch: NeighborBatch) -> dict[str, Tensor]:
         """Compute the loss and its terms.
@@ -186,6 +186,11 @@ class NH2ST(nn.Module):
     def _project(self, feature_maps: Tensor) -> Tensor:
         # The released weights of this layer count positions before channels, those of the hypergraph the reverse.
         return self.image_projection(feature_maps.permute(0, 2, 3, 1).flatten(1))
+
+    def _predict(self, h_image: Tensor) -> Tensor:
+        # Half precision would round predictions to steps that are coarse beside what a gene varies.
+        with torch.autocast(h_image.device.type, enabled=False):
+            return self.head(h_image.float())
 
     def _cross(self, image: Tensor, gene: Tensor) -> tuple[Tensor, Tensor]:
         image, gene = image.unsqueeze(1), gene.unsqueeze(1)

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from nh2st._keys import NAMESPACE, TRAINING
+from nh2st._keys import NAMESPACE, TRAINING, UNDEFINED_SCORE
 from nh2st._sections import Data, find_spots, tables_of
 from nh2st.pl._figure import ABOVE, BLUE, DARK, GREEN, GREY, ORANGE, check_path, finish, house_style
 
@@ -24,7 +24,6 @@ _PANELS: Final = {
     "MSE": {"mse": ("training", BLUE), "val_mse": ("validation", ORANGE)},
     "validation PCC": {"val_pearson": ("mean over genes", BLUE)},
 }
-_UNDEFINED_SCORE: Final = -1.0
 
 
 @house_style()
@@ -88,7 +87,7 @@ def _history(model: Model | Data, table_key: str | None) -> pd.DataFrame:
         msg = "There is no history of epochs; `nh.tl.train(sdata)` returns a model that has one."
         raise ValueError(msg)
     scores = history.columns.intersection(["val_pearson"])
-    history[scores] = history[scores].replace(_UNDEFINED_SCORE, np.nan)
+    history[scores] = history[scores].replace(UNDEFINED_SCORE, np.nan)
     return history.assign(epoch=history["epoch"] + 1)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from nh2st._keys import MPP, NAMESPACE, VISIUM_PITCH_UM
-from nh2st._sections import Data, Section, find_sections
+from nh2st._sections import ImageData, Section, find_sections
 from nh2st._settings import logger
 from nh2st.pp._lattice import Lattice, fit_lattice, grid_kind, pitch_of
 
@@ -17,7 +17,7 @@ _SAME = 1.02
 
 
 def estimate_mpp(
-    data: Data,
+    data: ImageData,
     pitch_um: float | None = None,
     *,
     sections: Iterable[str] | None = None,

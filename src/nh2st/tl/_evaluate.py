@@ -19,6 +19,7 @@ from nh2st.tl._metrics import METRICS, gene_metrics, mean_over_genes
 MODEL, RIDGE, TRAINING_MEAN = "model", "ridge", "training mean"
 RAW, SMOOTHED = "raw", "smoothed"
 _LEAST_SPOTS = 3
+_FAR_FEWER = 0.5
 
 
 def evaluate(
@@ -62,7 +63,8 @@ def evaluate(
     model's target.
 
     Written into each table, for the model on raw truth: ``var[f"{key}_pearson"]`` and so on (mean over sections),
-    ``varm[f"{key}_pearson"]`` and so on (a column a section), and the means of everything in
+    ``varm[f"{key}_pearson"]`` and so on (a column a section), for the ridge
+    ``var[f"{key}_ridge_pearson"]``, and the means of everything in
     ``uns["nh2st"][key]["evaluation"]``.
 
     Raises
@@ -87,7 +89,7 @@ def evaluate(
         coordinate_system=coordinate_system,
     )
     for table in tables_of(found):
-        provenance_of(table, key)
+        _check_table(table, provenance_of(table, key))
     evaluated = [(one, rows) for one in found if len(rows := predicted_rows(one, key))]
     if not evaluated:
         msg = f"None of the sections {', '.join(repr(one.name) for one in found)} was predicted under {key!r}."
@@ -97,6 +99,18 @@ def evaluate(
         names = {one.name: one.region or one.name for one, _ in evaluated if one.adata is table}
         _write(table, key, frame[frame["section"].isin(names)], names)
     return frame
+
+
+def _check_table(table: AnnData, provenance: dict[str, Any]) -> None:
+    """Warn where counts are scaled over far fewer genes than in training, which shifts all values."""
+    in_training = int(provenance.get("table_genes", 0))
+    if provenance["target"]["scaled_over"] == "all" and table.n_vars < _FAR_FEWER * in_training:
+        logger.warning(
+            "The table has %d genes, in training there were %d: counts are scaled over all genes, so measured values "
+            "are higher here, and MSE and MAE say little. Evaluate on the whole table.",
+            table.n_vars,
+            in_training,
+        )
 
 
 def _section_metrics(section: Spots, rows: np.ndarray, key: str, layer: str | None) -> pd.DataFrame:

@@ -96,7 +96,7 @@ def fit(
     if split.validation.any():
         callbacks.append(EarlyStopping("val_pearson", mode="max", patience=schedule.patience))
     logger.info("Checkpoints are kept in %s.", folder)
-    with _quiet_lightning(), _determinism_restored():
+    with _quiet_lightning(), _determinism_restored(), torch.random.fork_rng(devices=[]):
         trainer = _trainer(schedule, callbacks, folder)
         with _interruptible(trainer, keeper):
             trainer.fit(training, data, ckpt_path=resume_from, weights_only=True)
@@ -110,7 +110,7 @@ def _trainer(schedule: Schedule, callbacks: list[L.Callback], folder: Path) -> L
     return L.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=[device.index] if device.index is not None else 1,
-        precision={"32": "32-true", "bf16": "bf16-mixed"}[schedule.precision],
+        precision="bf16-mixed" if schedule.precision == "bf16" else "32-true",
         max_epochs=schedule.max_epochs,
         callbacks=callbacks,
         default_root_dir=folder,

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from nh2st._keys import UNDEFINED_SCORE
 from nh2st._settings import logger
 from nh2st.nn import NH2ST, NeighborBatch, collate, random_dihedral, random_stain, spatial_batches
 from nh2st.nn._images import channel_first
@@ -52,7 +53,8 @@ class Spots(L.LightningDataModule):
         self.spots, self.validation, self.batch_size, self.seed = spots, validation, batch_size, seed
 
     def train_dataloader(self) -> DataLoader:
-        seed = _epoch_seed(self.seed, self.trainer.current_epoch)
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        seed = _seed_of(self.seed, epoch)
         return DataLoader(_Batches(self.spots, ~self.validation, self.batch_size, seed), batch_size=None)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
@@ -60,11 +62,12 @@ class Spots(L.LightningDataModule):
         if len(members) == 0:
             return []
         parts = np.array_split(members, max(1, round(len(members) / self.batch_size)))
-        return DataLoader([torch.from_numpy(self.spots.images[part]) for part in parts], batch_size=None)
+        images: Any = [torch.from_numpy(self.spots.images[part]) for part in parts]
+        return DataLoader(images, batch_size=None)
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def _seed_of(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 class Training(L.LightningModule):
@@ -79,16 +82,17 @@ class Training(L.LightningModule):
         self._sections = section
         self._predicted: list[Tensor] = []
         self._sums: dict[str, list[Tensor]] = {}
+        self._validation: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
 
     def on_train_epoch_start(self) -> None:
         # Seeded by epoch, so that a resumed run draws the same numbers as an uninterrupted one.
-        self._augmentation = torch.Generator().manual_seed(_epoch_seed(self.seed, self.current_epoch))
+        self._augmentation = torch.Generator().manual_seed(_seed_of(self.seed, self.current_epoch))
         self._sums = {}
 
     def on_train_batch_start(self, batch: NeighborBatch, batch_idx: int) -> None:
         # Data loaders draw from the same generator as dropout, at other times in a resumed run.
-        torch.manual_seed(_epoch_seed(self.seed, self.global_step))
+        torch.manual_seed(_seed_of(self.seed, self.global_step))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if self.trainer.training:
@@ -113,8 +117,7 @@ class Training(L.LightningModule):
         pairs = list(zip(self._measured, per_section, strict=True))
         score = mean_over_genes(np.array([mean_over_genes(pearson(*pair)) for pair in pairs]))
         self._validation = {
-            # A score that is undefined, as of constant predictions, is worse than any other.
-            "val_pearson": score if np.isfinite(score) else -1.0,
+            "val_pearson": score if np.isfinite(score) else UNDEFINED_SCORE,
             "val_mse": float(np.mean(np.concatenate([((m - p) ** 2).ravel() for m, p in pairs]))),
         }
         self.log("val_pearson", self._validation["val_pearson"], prog_bar=True)
@@ -122,15 +125,16 @@ class Training(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         spots = torch.stack(self._sums.pop("spots")).sum()
         row = {name: float(torch.stack(values).cpu().sum() / spots) for name, values in self._sums.items()}
-        row = {"epoch": self.current_epoch, **row, **getattr(self, "_validation", {})}
+        row = {"epoch": self.current_epoch, **row, **self._validation}
         self.history.append(row)
         validation = f", validation PCC {row['val_pearson']:.3f}" if "val_pearson" in row else ""
         logger.info("Epoch %d: loss %.3f, MSE %.3f%s.", self.current_epoch + 1, row["loss"], row["mse"], validation)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=_WEIGHT_DECAY)
+        steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=self.trainer.estimated_stepping_batches, pct_start=_WARM_UP
+            optimizer, self.learning_rate, total_steps=steps, pct_start=_WARM_UP
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
@@ -149,7 +153,7 @@ class KeepBest(Checkpoint):
         self.best_score = -np.inf
         self._saved_at = -np.inf
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Training) -> None:  # type: ignore[override]
         history = pl_module.history
         score = history[-1].get("val_pearson", float(trainer.current_epoch))
         if score > self.best_score:

@@ -9,24 +9,22 @@ from typing import Literal
 
 import numpy as np
 import torch
-from anndata import AnnData
 
-from nh2st._keys import NAMESPACE, PREDICTION, RIDGE_SUFFIX, TRAINING_MEAN_SUFFIX
+from nh2st._keys import PREDICTION
 from nh2st._patches import Windows, iter_patches
-from nh2st._results import check_replaceable, write_layer, write_predictions
-from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
-from nh2st._sections import Data, Section, find_sections, tables_of
+from nh2st._results import check_replaceable
+from nh2st._scale import Mpp, patch_windows, resolve_mpp
+from nh2st._sections import ImageData, Section, find_sections, tables_of
 from nh2st._settings import logger, progress
 from nh2st.models import Model, load
 from nh2st.tl._device import Precision, autocast, resolve_device, resolve_precision
-from nh2st.tl._metrics import METRICS
-from nh2st.tl._record import fingerprint, model_provenance, recorded_model
+from nh2st.tl._record import fingerprint, record_predictions, recorded_model
 
 _LEAST_OVERLAP = 0.1
 
 
 def predict(
-    data: Data,
+    data: ImageData,
     model: Model | str | Path | None = None,
     *,
     key_added: str = PREDICTION,
@@ -76,7 +74,7 @@ def predict(
 
     Returns
     -------
-    `None`. Written into each table:
+    `None`. Written into each table, in place of earlier predictions of this name:
 
     - ``layers[key_added]``: float32 predictions in the model's target space; sparse where the table has genes that are
       not in the panel, whose columns are empty,
@@ -116,9 +114,9 @@ def predict(
         coordinate_system=coordinate_system,
     )
     _check(found, chosen, key_added, overwrite=overwrite)
-    scale: Mpp = NATIVE if chosen.patch_um is None else mpp
-    size = {"patch_um": chosen.patch_um or 0.0, "patch_px": chosen.patch_px, "mpp": scale}
-    windows = [patch_windows(one, **size) for one in found]
+    scale: Mpp = "native" if chosen.patch_um is None else mpp
+    patch_um = chosen.patch_um or float(chosen.patch_px)
+    windows = [patch_windows(one, patch_um=patch_um, patch_px=chosen.patch_px, mpp=scale) for one in found]
     predictor = _Predictor(chosen, torch_device, resolve_precision(precision, torch_device), batch_size)
     with_ridge = _wants_ridge(found, chosen, baselines)
     predicted = [
@@ -126,7 +124,7 @@ def predict(
         for one, window, ridge in zip(found, windows, with_ridge, strict=True)
     ]
     scales = [resolve_mpp(one, scale) for one in found]
-    _write(found, chosen, key_added, predicted, scales)
+    record_predictions(found, chosen, key_added, predicted, scales)
 
 
 def _check(sections: Sequence[Section], model: Model, key: str, *, overwrite: bool) -> None:
@@ -183,7 +181,7 @@ class _Predictor:
         shape = (len(section.rows), len(self.model.genes))
         values = np.empty(shape, dtype=np.float32)
         linear = np.empty(shape, dtype=np.float32) if ridge else None
-        network = self.model.network.to(self.device, memory_format=torch.channels_last).eval()
+        network = self.model.network.to(self.device).eval()
         baselines = self.model.baselines
         if baselines is not None:
             baselines.encoder.to(self.device)
@@ -201,47 +199,3 @@ class _Predictor:
                 bar.update(len(rows))
         bar.close()
         return values, linear
-
-
-def _on_all_rows(table: AnnData, parts: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> np.ndarray | None:
-    """Predictions on all rows of the table, NaN where there are none."""
-    given = [(rows, values) for rows, values in parts if values is not None]
-    if not given:
-        return None
-    whole = np.full((table.n_obs, given[0][1].shape[1]), np.nan, dtype=np.float32)
-    for rows, values in given:
-        whole[rows] = values
-    return whole
-
-
-def _forget_evaluation(table: AnnData, key: str) -> None:
-    """Take away the metrics of predictions that are replaced."""
-    for name in (*METRICS, f"{RIDGE_SUFFIX}_{METRICS[0]}"):
-        table.var.drop(columns=f"{key}_{name}", errors="ignore", inplace=True)
-        table.varm.pop(f"{key}_{name}", None)
-
-
-def _write(
-    sections: Sequence[Section],
-    model: Model,
-    key: str,
-    predicted: Sequence[tuple[np.ndarray, np.ndarray | None]],
-    scales: Sequence[float | str],
-) -> None:
-    for table in tables_of(sections):
-        mine = [number for number, one in enumerate(sections) if one.adata is table]
-        values, ridge = (
-            _on_all_rows(table, [(sections[number].rows, predicted[number][kind]) for number in mine])
-            for kind in range(2)
-        )
-        _forget_evaluation(table, key)
-        write_predictions(table, key, values, model.genes)
-        table.layers.pop(f"{key}_{RIDGE_SUFFIX}", None)
-        if ridge is not None:
-            write_layer(table, f"{key}_{RIDGE_SUFFIX}", ridge, model.genes)
-        if model.baselines is not None:
-            means = dict(zip(model.genes, model.baselines.mean.tolist(), strict=True))
-            table.var[f"{key}_{TRAINING_MEAN_SUFFIX}"] = [means.get(gene, np.nan) for gene in table.var_names]
-        table.uns.setdefault(NAMESPACE, {})[key] = model_provenance(model) | {
-            "mpp": {sections[number].region: scales[number] for number in mine},
-        }

@@ -10,10 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
-from nh2st._keys import NAMESPACE, TRAINING
+from nh2st._keys import NAMESPACE, RIDGE_SUFFIX, TRAINING, TRAINING_MEAN_SUFFIX
+from nh2st._results import write_layer, write_predictions
 from nh2st._sections import Data, Section, objects_of, tables_of
+from nh2st._sections._geometry import centers_and_radii, instances
+from nh2st._sections._tables import ATTRS
 from nh2st.models import Model
+from nh2st.tl._metrics import METRICS
 
 _trained: weakref.WeakKeyDictionary[Any, Model] = weakref.WeakKeyDictionary()
 
@@ -29,14 +34,18 @@ def training_provenance(
         "groups": sorted({str(name) for labels in groups for name in np.unique(labels.astype(str))}),
         "mpp": [value if isinstance(value, str) else round(value, 6) for value in mpp],
         "spots": [len(one.rows) for one in sections],
+        "table_genes": min(one.adata.n_vars for one in sections),
         **settings,
     }
 
 
 def fingerprint(section: Section) -> str:
-    """Short checksum of the spots' names and places, by which a section is known again."""
-    digest = hashlib.sha256(np.round(section.pixels).astype(np.int64).tobytes())
-    digest.update("\n".join(section.adata.obs_names[section.rows]).encode())
+    """Short checksum of all spots' names and places, masked or not, by which a section is known again."""
+    centers, _ = centers_and_radii(section.element, np.arange(len(instances(section.element))))
+    places = np.unique(np.round(np.nan_to_num(centers)).astype(np.int64), axis=0)
+    regions = section.adata.obs[section.adata.uns[ATTRS]["region_key"]].astype(str)
+    digest = hashlib.sha256(places.tobytes())
+    digest.update("\n".join(sorted(section.adata.obs_names[regions == section.region])).encode())
     return digest.hexdigest()[:16]
 
 
@@ -65,6 +74,7 @@ def model_provenance(model: Model) -> dict[str, Any]:
         "training_sections": list(model.provenance.get("sections", [])),
         "training_groups": list(model.provenance.get("groups", [])),
         "validation": model.provenance.get("validation", "unknown"),
+        "table_genes": model.provenance.get("table_genes", 0),
     }
 
 
@@ -92,3 +102,45 @@ def recorded_model(data: Data) -> Model:
         '`nh.tl.predict(sdata, "model.safetensors")`.'
     )
     raise ValueError(msg)
+
+
+def record_predictions(
+    sections: Sequence[Section],
+    model: Model,
+    key: str,
+    predicted: Sequence[tuple[np.ndarray, np.ndarray | None]],
+    scales: Sequence[float | str],
+) -> None:
+    """Write predictions of network and ridge, training means and provenance into the sections' tables."""
+    for table in tables_of(sections):
+        mine = [number for number, one in enumerate(sections) if one.adata is table]
+        rows = [sections[number].rows for number in mine]
+        values, ridge = ([predicted[number][kind] for number in mine] for kind in range(2))
+        _forget_evaluation(table, key)
+        write_predictions(table, key, _on_all_rows(table, rows, values), model.genes)
+        table.layers.pop(f"{key}_{RIDGE_SUFFIX}", None)
+        if any(part is not None for part in ridge):
+            write_layer(table, f"{key}_{RIDGE_SUFFIX}", _on_all_rows(table, rows, ridge), model.genes)
+        if model.baselines is not None:
+            means = dict(zip(model.genes, model.baselines.mean.tolist(), strict=True))
+            table.var[f"{key}_{TRAINING_MEAN_SUFFIX}"] = [means.get(gene, np.nan) for gene in table.var_names]
+        table.uns.setdefault(NAMESPACE, {})[key] = model_provenance(model) | {
+            "mpp": {sections[number].region: scales[number] for number in mine},
+        }
+
+
+def _on_all_rows(table: AnnData, rows: Sequence[np.ndarray], parts: Sequence[np.ndarray | None]) -> np.ndarray:
+    """Values on all rows of the table, NaN where there are none."""
+    n_genes = next(part.shape[1] for part in parts if part is not None)
+    whole = np.full((table.n_obs, n_genes), np.nan, dtype=np.float32)
+    for mine, part in zip(rows, parts, strict=True):
+        if part is not None:
+            whole[mine] = part
+    return whole
+
+
+def _forget_evaluation(table: AnnData, key: str) -> None:
+    """Take away the metrics of predictions that are replaced."""
+    for name in (*METRICS, f"{RIDGE_SUFFIX}_{METRICS[0]}"):
+        table.var.drop(columns=f"{key}_{name}", errors="ignore", inplace=True)
+        table.varm.pop(f"{key}_{name}", None)

@@ -12,7 +12,7 @@ import torch
 
 from nh2st._keys import GENE_FLAG, N_GENES, PATCH_PX, PATCH_UM
 from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
-from nh2st._sections import Data, Section, find_sections, tables_of
+from nh2st._sections import ImageData, Section, find_sections, tables_of
 from nh2st._settings import logger
 from nh2st.models import Model, load
 from nh2st.nn import NH2ST, NetworkConfig
@@ -28,7 +28,7 @@ _ENCODER = "tf_efficientnet_lite0"
 
 
 def train(
-    data: Data,
+    data: ImageData,
     *,
     genes: int | Sequence[str] | None = None,
     target: Literal["default", "paper"] = "default",
@@ -40,7 +40,7 @@ def train(
     patch_px: int = PATCH_PX,
     mpp: Mpp = None,
     max_epochs: int = 50,
-    batch_size: int = 32,
+    batch_size: int = 16,
     learning_rate: float = 5e-4,
     stain_jitter: float = 0.15,
     patience: int = 10,
@@ -83,8 +83,10 @@ def train(
     groups
         Donors, which validation never divides: a column of ``obs``, or a dictionary from section to donor. Where
         absent, ``obs["donor"]``, else every section is a donor of its own.
-    patch_um, patch_px
-        Side of the patches in micrometres, and in pixels after resampling.
+    patch_um
+        Side of the patches in micrometres.
+    patch_px
+        Side of the patches in pixels, after resampling.
     mpp
         Micrometres per pixel of all images, or ``"native"`` for patches of `patch_px` plain pixels. Where absent, the
         scale that is known for each image (see :func:`nh2st.pp.estimate_mpp`).
@@ -150,7 +152,7 @@ def train(
         max_epochs=_at_least_one("max_epochs", max_epochs),
         batch_size=_at_least_one("batch_size", batch_size),
         learning_rate=_positive("learning_rate", learning_rate),
-        stain_jitter=stain_jitter,
+        stain_jitter=_not_negative("stain_jitter", stain_jitter),
         patience=_at_least_one("patience", patience),
         seed=seed,
         device=torch_device,
@@ -165,16 +167,19 @@ def train(
         shapes_key=shapes_key,
         coordinate_system=coordinate_system,
     )
-    torch.manual_seed(seed)
     source = load(init_from) if isinstance(init_from, str | Path) else init_from
     if source is None:
-        start = _new_model(found, genes, target, encoder, encoder_weights, network, patch_um, patch_px, mpp, layer)
+        panel = _panel(found, genes, layer)
+        net = _new_network(len(panel), encoder, encoder_weights, patch_px, network, seed)
+        size = None if mpp == NATIVE else patch_um
+        start = Model(network=net, genes=panel, target=Target.named(target), patch_um=size)
     else:
         choose_genes(found, genes=source.genes)
         start = _copy_of(source)
-    scale: Mpp = NATIVE if start.patch_um is None else mpp
-    size = {"patch_um": start.patch_um or patch_um, "patch_px": start.patch_px, "mpp": scale}
-    windows = [patch_windows(one, **size) for one in found]
+    scale: Mpp = "native" if start.patch_um is None else mpp
+    windows = [
+        patch_windows(one, patch_um=start.patch_um or patch_um, patch_px=start.patch_px, mpp=scale) for one in found
+    ]
     labels = groups_of(found, groups)
     split = validation_split(found, labels, seed)
     folder = checkpoint_folder(checkpoint_dir, resume_from)
@@ -220,23 +225,18 @@ def _positive(name: str, value: float) -> float:
     return value
 
 
-def _new_model(
-    sections: Sequence[Section],
-    genes: int | Sequence[str] | None,
-    target: str,
+def _new_network(
+    n_genes: int,
     encoder: str,
     encoder_weights: str | Path | None,
-    network: Mapping[str, Any] | None,
-    patch_um: float,
     patch_px: int,
-    mpp: Mpp,
-    layer: str | None,
-) -> Model:
-    resolved = Target.named(target)
-    panel = _panel(sections, genes, layer)
-    settings = {"n_genes": len(panel), "encoder": encoder, "patch_px": patch_px, **(network or {})}
-    net = NH2ST(NetworkConfig.from_dict(settings), encoder_weights=encoder_weights)
-    return Model(network=net, genes=panel, target=resolved, patch_um=None if mpp == NATIVE else patch_um)
+    settings: Mapping[str, Any] | None,
+    seed: int,
+) -> NH2ST:
+    values = {"n_genes": n_genes, "encoder": encoder, "patch_px": patch_px, **(settings or {})}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NH2ST(NetworkConfig.from_dict(values), encoder_weights=encoder_weights)
 
 
 def _panel(sections: Sequence[Section], genes: int | Sequence[str] | None, layer: str | None) -> list[str]:

@@ -1,40 +1,17 @@
-"""Model files: safetensors with a JSON header. Loading reads numbers and text only and never executes code."""
+"""Models from their files."""
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from nh2st._keys import NAMESPACE
 from nh2st.models._baselines import Baselines
+from nh2st.models._file import read_file
 from nh2st.models._model import Model
 from nh2st.nn import NH2ST, Encoder, NetworkConfig, create_encoder
 from nh2st.pp._target import Target
-
-FORMAT_VERSION = 1
-
-
-def save(model: Model, path: Path) -> Path:
-    """Write the model under a temporary name beside `path`, then rename."""
-    header = json.dumps({"format": FORMAT_VERSION, **model.header()})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(model.tensors(), temporary, metadata={NAMESPACE: header})
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        msg = f"The model could not be written to {path}: {error}. Free space there or name another file."
-        raise OSError(msg) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-    return path
 
 
 def load(path: str | Path) -> Model:
@@ -62,42 +39,13 @@ def load(path: str | Path) -> Model:
     >>> model = nh.models.load("model.safetensors")  # doctest: +SKIP
     """
     path = Path(path)
-    if not path.is_file():
-        msg = f"There is no model file {path}."
-        raise FileNotFoundError(msg)
-    header, tensors = _read(path)
+    header, tensors = read_file(path)
     try:
         return _build(header, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         msg = f"{path} is damaged: its header and weights do not fit together ({reason})."
         raise ValueError(msg) from error
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        msg = (
-            f"{path} cannot be read as a safetensors file ({error}). It may be truncated, or no model at all, "
-            "such as the error page of a download."
-        )
-        raise ValueError(msg) from error
-    if NAMESPACE not in metadata:
-        msg = f"{path} is a safetensors file, but not a model saved by nh2st."
-        raise ValueError(msg)
-    try:
-        header = json.loads(metadata[NAMESPACE])
-        version = int(header["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"{path} is damaged: its header is not valid ({error})."
-        raise ValueError(msg) from error
-    if version > FORMAT_VERSION:
-        msg = f"{path} has model format {version}; this version of nh2st reads up to {FORMAT_VERSION}. Update nh2st."
-        raise ValueError(msg)
-    return header, tensors
 
 
 def _build(header: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
