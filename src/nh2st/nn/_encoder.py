@@ -51,7 +51,7 @@ class Encoder(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = model
         self.n_features: int = model.head_hidden_size
         """Number of pooled features."""
         for name in ("mean", "std"):

@@ -24,6 +24,7 @@ from nh2st.tl._prepare import TrainingSpots
 _WEIGHT_DECAY = 0.05
 _WARM_UP = 0.15
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
+_SHARE_OF_CHECKPOINTS = 0.1
 LAST_CHECKPOINT = "last.ckpt"
 
 
@@ -151,7 +152,7 @@ class KeepBest(Checkpoint):
     def __init__(self, folder: Path, write_best: Callable[[NH2ST, list[dict[str, float]]], None]) -> None:
         self.folder, self.write_best = folder, write_best
         self.best_score = -np.inf
-        self._saved_at = -np.inf
+        self._due_at = -np.inf
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Training) -> None:  # type: ignore[override]
         history = pl_module.history
@@ -160,14 +161,17 @@ class KeepBest(Checkpoint):
             self.best_score = score
             self.write_best(pl_module.network, history)
         last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
-        if last_epoch or time.monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+        if last_epoch or time.monotonic() > self._due_at:
             self._save_last(trainer)
 
     def _save_last(self, trainer: L.Trainer) -> None:
+        """Write ``last.ckpt``; the next one is due when this one has cost no more than a tenth of the time."""
+        started = time.monotonic()
         temporary = self.folder / f".{LAST_CHECKPOINT}.tmp"
         trainer.save_checkpoint(temporary)
         temporary.replace(self.folder / LAST_CHECKPOINT)
-        self._saved_at = time.monotonic()
+        saved = time.monotonic()
+        self._due_at = saved + max(_SECONDS_BETWEEN_CHECKPOINTS, (saved - started) / _SHARE_OF_CHECKPOINTS)
 
     def state_dict(self) -> dict[str, float]:
         return {"best_score": float(self.best_score)}
