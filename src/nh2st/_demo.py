@@ -35,9 +35,9 @@ def run(*, data: Path | None, output: Path, epochs: int | None, device: str, see
 
     mpl.use("Agg")
     started = time.monotonic()
+    _make_folder(output)
     _step("Sections")
     plan = _synthetic(seed, epochs) if data is None else _her2st(data, epochs)
-    output.mkdir(parents=True, exist_ok=True)
 
     _step(f"Training on {', '.join(plan.training)}")
     model = nh.tl.train(plan.sdata, sections=plan.training, seed=seed, device=device, **plan.settings)
@@ -56,6 +56,14 @@ def run(*, data: Path | None, output: Path, epochs: int | None, device: str, see
     click.echo(f"\nDone in {time.monotonic() - started:.0f} s. Look into {output}/:")
     for path in sorted(output.iterdir()):
         click.echo(f"  {path.name}")
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"The folder {output} cannot be made: {error.strerror}. Name another with --output."
+        raise OSError(msg) from error
 
 
 def _step(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,23 +11,47 @@ import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csc_matrix, issparse
 
-from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX
+from nh2st._keys import COUNTS_LAYER, NAMESPACE, PREDICTED_SUFFIX, SPATIAL, TARGET_LAYER, TRAINING
 from nh2st._sections import Spots
 
+_KEY = re.compile(r"[A-Za-z0-9_.-]+")
+_RESERVED = frozenset({COUNTS_LAYER, TRAINING, TARGET_LAYER, SPATIAL})
 
-def check_replaceable(table: AnnData, key: str, *, overwrite: bool) -> None:
-    """Refuse to replace a layer or obsm entry that this package did not write.
+
+def check_key(table: AnnData, key: str) -> None:
+    """Refuse names that cannot be stored, or that mean something else.
 
     Raises
     ------
     ValueError
-        If there is one and `overwrite` is not set, or gene names repeat.
+        If `key` has other characters than letters, digits and ``_.-``, is reserved, or is a layer's but for case.
     """
+    if not _KEY.fullmatch(key):
+        msg = f"key_added={key!r} cannot be stored: use letters, digits, '_', '.' and '-'."
+        raise ValueError(msg)
+    if key in _RESERVED:
+        msg = f"key_added={key!r} is reserved; choose another name."
+        raise ValueError(msg)
+    clash = [name for name in table.layers if name != key and name.lower() == key.lower()]
+    if clash:
+        msg = f"key_added={key!r} differs from layers[{clash[0]!r}] by case alone; choose another name."
+        raise ValueError(msg)
+
+
+def check_replaceable(table: AnnData, key: str, *, overwrite: bool) -> None:
+    """Refuse to replace a layer or obsm entry that this package did not predict.
+
+    Raises
+    ------
+    ValueError
+        If there is one and `overwrite` is not set, gene names repeat, or the name cannot be used.
+    """
+    check_key(table, key)
     if not table.var_names.is_unique:
         examples = ", ".join(map(repr, table.var_names[table.var_names.duplicated()][:5]))
         msg = f"Gene names repeat in the table ({examples}). Call `adata.var_names_make_unique()`."
         raise ValueError(msg)
-    ours = key in table.uns.get(NAMESPACE, {})
+    ours = "genes" in table.uns.get(NAMESPACE, {}).get(key, {})
     there = [name for name in ("layers", "obsm") if key in getattr(table, name)]
     if there and not ours and not overwrite:
         msg = (

@@ -18,6 +18,8 @@ Mpp: TypeAlias = float | Literal["native"] | None
 
 NATIVE = "native"
 _MAX_SIDE = 2
+_LEAST_SIDE_PX = 2
+_COARSE_SIDE_PX = 16
 
 
 def resolve_mpp(section: Section, mpp: Mpp = None) -> float | Literal["native"]:
@@ -120,6 +122,21 @@ def _side(section: Section, patch_um: float, mpp: float) -> float:
             f"{section.image_key!r} has only {width} x {height} px. Check the scale (`mpp=`), or lower `patch_um=`."
         )
         raise ValueError(msg)
+    if side < _LEAST_SIDE_PX:
+        msg = (
+            f"At {mpp:g} um per pixel a patch of {patch_um:g} um is {side:.2g} px of image {section.image_key!r}: it "
+            "shows nothing. Check the scale (`mpp=`), or use the full-resolution image."
+        )
+        raise ValueError(msg)
+    if side < _COARSE_SIDE_PX:
+        logger.warning(
+            "Section %r: a patch of %g um is only %.1f px of image %r, too coarse to see cells. Use the "
+            "full-resolution image.",
+            section.name,
+            patch_um,
+            side,
+            section.image_key,
+        )
     return side
 
 

@@ -77,3 +77,11 @@ def test_copy(make_counts):
     assert "a_smooth" in nh.pp.smooth(adata, layer="a", copy=True).layers
     assert list(adata.layers) == ["a"]
     assert not adata.obsp
+
+
+def test_graph_of_other_sections(make_sdata):
+    sdata = make_sdata(("A", "B"), side=3)
+    nh.pp.normalize(sdata)
+    nh.pp.spatial_neighbors(sdata, sections=["A"])
+    with pytest.raises(ValueError, match="no edge in section 'B'.*nh2st.pp.spatial_neighbors"):
+        nh.pp.smooth(sdata, layer="nh2st_target")

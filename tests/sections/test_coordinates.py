@@ -132,7 +132,7 @@ def test_image_in_another_system(make_section, noise):
 
 def test_unknown_system(make_sdata):
     sdata = make_sdata(("A",))
-    with pytest.raises(ValueError, match="No image shares a coordinate system with region 'A'.*nowhere"):
+    with pytest.raises(KeyError, match="'A' is not in coordinate system 'nowhere' .it is in: A"):
         nh.pp.estimate_mpp(sdata, 100, coordinate_system="nowhere")
     with pytest.raises(ValueError, match="'A'.*'A_image'.*no coordinate system named 'nowhere'"):
         nh.pp.estimate_mpp(sdata, 100, coordinate_system="nowhere", image_key="A_image")

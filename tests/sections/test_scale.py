@@ -134,3 +134,11 @@ def test_scale_belongs_to_the_chosen_image(make_section, only_section, grey):
     )
     sdata.attrs["nh2st"] = {"mpp": {"image": 1.0, "half": 2.0}}
     assert side_of(only_section(sdata, image_key="half")) == pytest.approx(56)
+
+
+def test_image_too_coarse_to_see_anything(make_sdata, caplog):
+    (section,) = find_sections(make_sdata(("A",)))
+    with pytest.raises(ValueError, match=r"patch of 112 um is 1.1 px of image 'A_image'.*full-resolution image"):
+        side_of(section, mpp=100.0)
+    side_of(section, mpp=10.0)
+    assert "a patch of 112 um is only 11.2 px of image 'A_image'" in caplog.text

@@ -139,3 +139,40 @@ def test_fine_tuning_on_a_table_without_the_genes(make_sdata, train):
     base = train(make_sdata(side=3))
     with pytest.raises(KeyError, match="2 of 8 genes are not in the table.*'gene6'"):
         train(make_sdata(side=3, n_genes=6), init_from=base)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"max_epochs": 4}, "max_epochs changed .max_epochs was 1, is 4"),
+        ({"batch_size": 3}, "batch_size changed"),
+        ({"genes": 3}, "genes"),
+        ({"sections": ["A"]}, "data"),
+    ],
+)
+def test_runs_are_resumed_as_they_were_started(make_sdata, train, tmp_path, changed, message):
+    sdata = make_sdata(side=3)
+    train(sdata, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=f"continues a run as it was started, but .*{message}"):
+        train(sdata, resume_from=tmp_path / "last.ckpt", **changed)
+
+
+def test_resuming_has_its_folder(make_sdata, train, tmp_path):
+    with pytest.raises(ValueError, match="leave `checkpoint_dir=` out"):
+        train(make_sdata(side=3), resume_from=tmp_path / "last.ckpt", checkpoint_dir=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"genes": 3}, "genes="),
+        ({"network": {"width": 64}}, "network="),
+        ({"encoder": "resnet18"}, "encoder="),
+        ({"target": "paper"}, "target="),
+        ({"mpp": "native"}, "mpp="),
+    ],
+)
+def test_fine_tuning_refuses_what_the_model_settles(trained, train, given, name):
+    sdata, model = trained
+    with pytest.raises(ValueError, match=f"init_from= settles {name}"):
+        train(sdata, init_from=model, **given)

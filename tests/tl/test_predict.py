@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -300,3 +302,66 @@ def test_other_packages_draw_the_layer(trained, by, monkeypatch):
     drawn = [one.get_array() for ax in plt.gcf().axes for one in ax.collections if one.get_array() is not None]
     plt.close("all")
     assert any(values.size == expected.size and np.allclose(np.sort(values), np.sort(expected)) for values in drawn)
+
+
+def test_sections_can_be_predicted_one_by_one(trained):
+    sdata, model = trained
+    nh.tl.predict(sdata, model)
+    together = layer_of(sdata)
+    del sdata["table"].layers["nh2st"], sdata["table"].uns["nh2st"]["nh2st"]
+    for section in ("D", "A"):
+        nh.tl.predict(sdata, model, sections=[section])
+    rows = sdata["table"].obs["region"].isin(["A", "D"]).to_numpy()
+    np.testing.assert_array_equal(layer_of(sdata)[rows], together[rows])
+    assert np.isnan(layer_of(sdata)[~rows]).all()
+    assert set(sdata["table"].uns["nh2st"]["nh2st"]["mpp"]) == {"A", "D"}
+
+
+def test_masking_a_section_takes_its_earlier_predictions_away(trained):
+    sdata, model = trained
+    nh.tl.predict(sdata, model)
+    sdata["table"].obs["part"] = np.arange(sdata["table"].n_obs) % 2 == 0
+    nh.tl.predict(sdata, model, sections=["D"], spots="part")
+    masked = (~sdata["table"].obs["part"] & (sdata["table"].obs["region"] == "D")).to_numpy()
+    np.testing.assert_array_equal(np.isnan(layer_of(sdata)).all(axis=1), masked)
+
+
+def test_scale_must_be_of_the_kind_that_the_model_was_trained_on(trained, unchanged):
+    sdata, model = trained
+    with unchanged(sdata), pytest.raises(ValueError, match="trained on patches of 32 um.*mpp=0.5"):
+        nh.tl.predict(sdata, model, mpp="native")
+    plain = dataclasses.replace(model, patch_um=None)
+    with unchanged(sdata), pytest.raises(ValueError, match="trained on plain pixels.*Leave `mpp=` out"):
+        nh.tl.predict(sdata, plain, mpp=1.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("my key", "use letters, digits"),
+        ("a/b", "use letters, digits"),
+        ("", "use letters, digits"),
+        ("counts", "reserved"),
+        ("training", "reserved"),
+        ("Mine", "differs from layers\\['mine'\\] by case alone"),
+    ],
+)
+def test_names_that_cannot_be_used(trained, unchanged, key, message):
+    sdata, model = trained
+    sdata["table"].layers["mine"] = sdata["table"].X.copy()
+    with unchanged(sdata), pytest.raises(ValueError, match=message):
+        nh.tl.predict(sdata, model, key_added=key)
+
+
+def test_counts_in_a_layer_are_enough_for_the_ridge(trained):
+    sdata, model = trained
+    table = sdata["table"]
+    table.layers["counts"], table.X = table.X, None
+    nh.tl.predict(sdata, model, sections=["D"])
+    assert "nh2st_ridge" in table.layers
+
+
+def test_what_is_no_model(trained):
+    sdata, _ = trained
+    with pytest.raises(TypeError, match="`model` must be what `nh.tl.train` returned.*not dict"):
+        nh.tl.predict(sdata, {"a": 1})

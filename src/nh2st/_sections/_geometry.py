@@ -55,7 +55,10 @@ def spots_element(sdata: SpatialData, key: str, table_key: str) -> Any:
         )
         raise TypeError(msg)
     there = ", ".join(repr(name) for name in [*sdata.shapes, *sdata.points]) or "none"
-    msg = f"Table {table_key!r} annotates the region {key!r}, which is not in the object (shapes and points: {there})."
+    msg = (
+        f"Table {table_key!r} annotates the region {key!r}, which is not in the object (shapes and points: {there}). "
+        "Add the element, or annotate another with `sdata.set_table_annotates_spatialelement(...)`."
+    )
     raise KeyError(msg)
 
 

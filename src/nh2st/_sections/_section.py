@@ -130,7 +130,11 @@ def _infer_image(spots: Spots, sdata: SpatialData, wanted: str | None, coordinat
             msg = f"There is no image {wanted!r}; the object has: {there}."
             raise KeyError(msg)
         return wanted
-    systems = set(systems_of(spots.element)) if coordinate_system is None else {coordinate_system}
+    own = systems_of(spots.element)
+    if coordinate_system is not None and coordinate_system not in own:
+        msg = f"Region {spots.region!r} is not in coordinate system {coordinate_system!r} (it is in: {', '.join(own)})."
+        raise KeyError(msg)
+    systems = set(own) if coordinate_system is None else {coordinate_system}
     fitting = [name for name, image in sdata.images.items() if systems & set(systems_of(image))]
     if not fitting:
         msg = (

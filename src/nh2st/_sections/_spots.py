@@ -23,7 +23,7 @@ from nh2st._sections._geometry import (
 )
 from nh2st._sections._tables import (
     ATTRS,
-    annotates_nothing,
+    annotates_others,
     infer_table,
     no_row_of_regions,
     pair_rows,
@@ -191,7 +191,7 @@ def spots_of_table(
     regions = regions_of(attrs)
     if shapes_key is not None:
         if shapes_key not in regions:
-            raise ValueError(annotates_nothing([table_key], shapes_key))
+            raise ValueError(annotates_others(shapes_key, regions))
         regions = [shapes_key]
     labels = region_labels(table, regions_of(attrs), region_key)
     used = used_rows(table, mask)

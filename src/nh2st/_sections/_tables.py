@@ -46,26 +46,30 @@ def infer_table(sdata: SpatialData, table_key: str | None, shapes_key: str | Non
     if not tables:
         msg = "The SpatialData has no table with expression. Add one: `sdata['table'] = TableModel.parse(adata, ...)`."
         raise ValueError(msg)
-    fitting = [
-        name
-        for name, table in tables.items()
-        if (regions := regions_of(table.uns.get(ATTRS))) and (shapes_key is None or shapes_key in regions)
-    ]
+    regions = {name: regions_of(table.uns.get(ATTRS)) for name, table in tables.items()}
+    if not any(regions.values()):
+        raise ValueError(annotates_nothing(list(tables)))
+    fitting = [name for name, there in regions.items() if there and (shapes_key is None or shapes_key in there)]
     if not fitting:
-        raise ValueError(annotates_nothing(list(tables), shapes_key))
+        raise ValueError(annotates_others(str(shapes_key), [region for there in regions.values() for region in there]))
     if len(fitting) > 1:
         msg = f"Several tables fit: {', '.join(map(repr, fitting))}. Name one with `table_key=`."
         raise ValueError(msg)
     return fitting[0]
 
 
-def annotates_nothing(tables: list[str], shapes_key: str | None = None) -> str:
-    what = "no element of the object" if shapes_key is None else f"not the element {shapes_key!r}"
+def annotates_nothing(tables: list[str]) -> str:
+    """Message about tables that annotate no element."""
     return (
-        f"The table ({', '.join(map(repr, tables))}) annotates {what}. Say which shapes its rows belong to: "
-        "`TableModel.parse(adata, region=..., region_key=..., instance_key=...)`, or "
+        f"The table ({', '.join(map(repr, tables))}) annotates no element of the object. Say which shapes its rows "
+        "belong to: `TableModel.parse(adata, region=..., region_key=..., instance_key=...)`, or "
         "`sdata.set_table_annotates_spatialelement(...)`."
     )
+
+
+def annotates_others(shapes_key: str, regions: list[str]) -> str:
+    """Message about `shapes_key=` that no table annotates."""
+    return f"No table annotates shapes_key={shapes_key!r}; annotated are: {', '.join(map(repr, regions)) or 'none'}."
 
 
 def region_labels(table: AnnData, regions: list[str], region_key: str) -> np.ndarray:
@@ -108,9 +112,11 @@ def pair_rows(
     positions = index.get_indexer(pd.Index(ids))
     missing = positions < 0
     if missing.all():
+        there = repr(index[:1].tolist()[0]) if len(index) else "nothing"
         msg = (
-            f"No instance id of region {region!r} in obs[{instance_key!r}] (such as {ids.iloc[0]!r}) is in the index "
-            f"of the element (such as {index[0] if len(index) else 'nothing'!r}). Check the key and the ids' type."
+            f"No instance id of region {region!r} in obs[{instance_key!r}] (such as {ids.tolist()[0]!r}) is in the "
+            f"index of the element (such as {there}). Check the key; where one is text, the other a number, convert: "
+            f"`table.obs[{instance_key!r}] = table.obs[{instance_key!r}].astype(int)`."
         )
         raise ValueError(msg)
     if missing.any():

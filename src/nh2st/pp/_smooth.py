@@ -10,7 +10,7 @@ from anndata import AnnData
 from scipy.sparse import issparse
 
 from nh2st._keys import CONNECTIVITIES_SUFFIX, SMOOTH_SUFFIX, SPATIAL_KEY
-from nh2st._sections import Data, find_spots, tables_of
+from nh2st._sections import Data, Spots, find_spots, tables_of
 from nh2st._settings import logger
 from nh2st.pp._graph import spatial_neighbors
 from nh2st.pp._neighborhood import averaging
@@ -61,7 +61,7 @@ def smooth(
     KeyError
         If there is no such layer, or no such graph.
     ValueError
-        If a layer of the user's would be overwritten.
+        If a layer of the user's would be overwritten, or the graph leaves a section out.
 
     Examples
     --------
@@ -74,7 +74,8 @@ def smooth(
     """
     key_added = key_added or f"{layer}_{SMOOTH_SUFFIX}"
     data = editable(data, copy)
-    tables = tables_of(find_spots(data, sections=sections, spots=spots, table_key=table_key))
+    found = find_spots(data, sections=sections, spots=spots, table_key=table_key)
+    tables = tables_of(found)
     for table in tables:
         if layer not in table.layers:
             msg = f"There is no layer {layer!r}; the table has: {', '.join(map(repr, table.layers)) or 'none'}."
@@ -87,9 +88,20 @@ def smooth(
             raise KeyError(msg)
         logger.info("There is no spatial graph: computing the default one, `nh2st.pp.spatial_neighbors(data)`.")
         spatial_neighbors(data, sections=sections, spots=spots, table_key=table_key)
+    _check_graph(found, key)
     for table in tables:
         write_layer(table, key_added, _mean(table, layer, key), {"smoothed": layer, "graph": key})
     return data if copy else None
+
+
+def _check_graph(sections: Iterable[Spots], key: str) -> None:
+    for one in sections:
+        if len(one.rows) > 1 and one.adata.obsp[key][one.rows].nnz == 0:
+            msg = (
+                f"The graph obsp[{key!r}] has no edge in section {one.name!r}: it was computed for other sections. "
+                "Call `nh2st.pp.spatial_neighbors(data)` for all."
+            )
+            raise ValueError(msg)
 
 
 def _mean(adata: AnnData, layer: str, key: str) -> Any:

@@ -53,6 +53,9 @@ def checkpoint_folder(checkpoint_dir: str | Path | None, resume_from: str | Path
     OSError
         If the folder cannot be written to.
     """
+    if resume_from is not None and checkpoint_dir is not None:
+        msg = "resume_from= continues in the folder of the run: leave `checkpoint_dir=` out."
+        raise ValueError(msg)
     if resume_from is not None:
         checkpoint = Path(resume_from)
         whole = checkpoint.is_file() and (checkpoint.parent / BEST_MODEL).is_file()
@@ -73,6 +76,34 @@ def checkpoint_folder(checkpoint_dir: str | Path | None, resume_from: str | Path
         msg = f"Checkpoints cannot be written to {folder}: {error}. Name another `checkpoint_dir=`."
         raise OSError(msg) from error
     return folder
+
+
+def check_same_run(model: Model, folder: Path) -> None:
+    """Make sure that a run is resumed as it was started.
+
+    Raises
+    ------
+    ValueError
+        If an argument or the data differ.
+    """
+    before = load(folder / BEST_MODEL)
+    pairs = {
+        "genes": (before.genes, model.genes),
+        "target": (before.target, model.target),
+        "encoder or network": (before.config, model.config),
+        "patch_um": (before.patch_um, model.patch_um),
+    }
+    names = {"data": "fingerprints", "groups": "groups", "max_epochs": "max_epochs", "batch_size": "batch_size"}
+    names |= {"learning_rate": "learning_rate", "stain_jitter": "stain_jitter", "seed": "seed"}
+    pairs |= {name: (before.provenance.get(key), model.provenance.get(key)) for name, key in names.items()}
+    if changed := [name for name, (old, new) in pairs.items() if old != new]:
+        first = changed[0]
+        was = "" if first == "data" else f" ({first} was {pairs[first][0]!s:.60}, is {pairs[first][1]!s:.60})"
+        msg = (
+            f"resume_from= continues a run as it was started, but {', '.join(changed)} changed{was}. Give the same "
+            f"arguments, or start a new run from its best model: `init_from={str(folder / BEST_MODEL)!r}`."
+        )
+        raise ValueError(msg)
 
 
 def fit(

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nh2st._keys import PREDICTION
+from nh2st._keys import COUNTS_LAYER, PREDICTION
 from nh2st._patches import Windows, iter_patches
 from nh2st._results import check_replaceable
-from nh2st._scale import Mpp, patch_windows, resolve_mpp
+from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
 from nh2st._sections import ImageData, Section, find_sections, tables_of
 from nh2st._settings import logger, progress
 from nh2st.models import Model, load
@@ -74,7 +74,8 @@ def predict(
 
     Returns
     -------
-    `None`. Written into each table, in place of earlier predictions of this name:
+    `None`. Written into each table, in place of earlier predictions of this name (those of the same model for other
+    sections are kept):
 
     - ``layers[key_added]``: float32 predictions in the model's target space; sparse where the table has genes that are
       not in the panel, whose columns are empty,
@@ -102,7 +103,8 @@ def predict(
         msg = f"batch_size must be at least 1, not {batch_size}."
         raise ValueError(msg)
     torch_device = resolve_device(device)
-    chosen = load(model) if isinstance(model, str | Path) else model or recorded_model(data)
+    chosen = _resolve_model(model, data)
+    scale = _resolve_scale(chosen, mpp)
     logger.info("Predicting with %r.", chosen)
     found = find_sections(
         data,
@@ -114,17 +116,44 @@ def predict(
         coordinate_system=coordinate_system,
     )
     _check(found, chosen, key_added, overwrite=overwrite)
-    scale: Mpp = "native" if chosen.patch_um is None else mpp
+    scales = [resolve_mpp(one, scale) for one in found]
     patch_um = chosen.patch_um or float(chosen.patch_px)
-    windows = [patch_windows(one, patch_um=patch_um, patch_px=chosen.patch_px, mpp=scale) for one in found]
+    windows = [
+        patch_windows(one, patch_um=patch_um, patch_px=chosen.patch_px, mpp=um)
+        for one, um in zip(found, scales, strict=True)
+    ]
     predictor = _Predictor(chosen, torch_device, resolve_precision(precision, torch_device), batch_size)
     with_ridge = _wants_ridge(found, chosen, baselines)
     predicted = [
         predictor.predict(one, window, ridge=ridge)
         for one, window, ridge in zip(found, windows, with_ridge, strict=True)
     ]
-    scales = [resolve_mpp(one, scale) for one in found]
     record_predictions(found, chosen, key_added, predicted, scales)
+
+
+def _resolve_model(model: object, data: ImageData) -> Model:
+    if model is None:
+        return recorded_model(data)
+    if isinstance(model, str | Path):
+        return load(model)
+    if not isinstance(model, Model):
+        msg = f"`model` must be what `nh.tl.train` returned, or the file of a saved model, not {type(model).__name__}."
+        raise TypeError(msg)
+    return model
+
+
+def _resolve_scale(model: Model, mpp: Mpp) -> Mpp:
+    """Scale to cut patches at, which must be of the model's kind: physical or plain pixels."""
+    if model.patch_um is None and mpp not in (None, NATIVE):
+        msg = f'mpp={mpp!r} was given, but the model was trained on plain pixels (`mpp="native"`). Leave `mpp=` out.'
+        raise ValueError(msg)
+    if model.patch_um is not None and mpp == NATIVE:
+        msg = (
+            f'mpp="native" was given, but the model was trained on patches of {model.patch_um:g} um. Give the '
+            "micrometres per pixel, such as `mpp=0.5`."
+        )
+        raise ValueError(msg)
+    return "native" if model.patch_um is None else mpp
 
 
 def _check(sections: Sequence[Section], model: Model, key: str, *, overwrite: bool) -> None:
@@ -165,7 +194,7 @@ def _wants_ridge(sections: Sequence[Section], model: Model, baselines: bool | No
 
 def _has_counts(section: Section, model: Model) -> bool:
     columns = section.adata.var_names.isin(model.genes)
-    matrix = section.adata.X
+    matrix = section.adata.layers[COUNTS_LAYER] if COUNTS_LAYER in section.adata.layers else section.adata.X
     return matrix is not None and bool(abs(matrix[section.rows[:1000]][:, columns]).sum() > 0)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st._keys import NAMESPACE, RIDGE_SUFFIX, TRAINING, TRAINING_MEAN_SUFFIX
-from nh2st._results import write_layer, write_predictions
+from nh2st._results import dense_columns, write_layer, write_predictions
 from nh2st._sections import Data, Section, objects_of, tables_of
 from nh2st._sections._geometry import centers_and_radii, instances
 from nh2st._sections._tables import ATTRS
@@ -116,27 +116,56 @@ def record_predictions(
         mine = [number for number, one in enumerate(sections) if one.adata is table]
         rows = [sections[number].rows for number in mine]
         values, ridge = ([predicted[number][kind] for number in mine] for kind in range(2))
+        regions = [sections[number].region for number in mine]
+        earlier = _earlier_results(table, key, model, regions)
         _forget_evaluation(table, key)
-        write_predictions(table, key, _on_all_rows(table, rows, values), model.genes)
-        table.layers.pop(f"{key}_{RIDGE_SUFFIX}", None)
-        if any(part is not None for part in ridge):
-            write_layer(table, f"{key}_{RIDGE_SUFFIX}", _on_all_rows(table, rows, ridge), model.genes)
+        write_predictions(table, key, _on_all_rows(table, rows, values, earlier.get(key)), model.genes)
+        linear = f"{key}_{RIDGE_SUFFIX}"
+        table.layers.pop(linear, None)
+        if np.isfinite(earlier.get(linear, np.nan)).any() or any(part is not None for part in ridge):
+            write_layer(table, linear, _on_all_rows(table, rows, ridge, earlier.get(linear)), model.genes)
+        table.var.drop(columns=f"{key}_{TRAINING_MEAN_SUFFIX}", errors="ignore", inplace=True)
         if model.baselines is not None:
             means = dict(zip(model.genes, model.baselines.mean.tolist(), strict=True))
             table.var[f"{key}_{TRAINING_MEAN_SUFFIX}"] = [means.get(gene, np.nan) for gene in table.var_names]
-        table.uns.setdefault(NAMESPACE, {})[key] = model_provenance(model) | {
-            "mpp": {sections[number].region: scales[number] for number in mine},
-        }
+        records = table.uns.setdefault(NAMESPACE, {})
+        mpp = dict(records[key]["mpp"]) if earlier else {}
+        mpp |= {sections[number].region: scales[number] for number in mine}
+        records[key] = model_provenance(model) | {"mpp": mpp}
 
 
-def _on_all_rows(table: AnnData, rows: Sequence[np.ndarray], parts: Sequence[np.ndarray | None]) -> np.ndarray:
-    """Values on all rows of the table, NaN where there are none."""
-    n_genes = next(part.shape[1] for part in parts if part is not None)
-    whole = np.full((table.n_obs, n_genes), np.nan, dtype=np.float32)
+def _earlier_results(table: AnnData, key: str, model: Model, regions: Sequence[str]) -> dict[str, np.ndarray]:
+    """What the same model predicted before for other regions, on all rows."""
+    if table.uns.get(NAMESPACE, {}).get(key, {}).get("sha256") != model.sha256:
+        return {}
+    replaced = table.obs[table.uns[ATTRS]["region_key"]].isin(regions).to_numpy()
+    results = {name: np.full((table.n_obs, len(model.genes)), np.nan, dtype=np.float32) for name in _layers(table, key)}
+    known = table.var_names.isin(model.genes)
+    positions = pd.Index(model.genes).get_indexer(table.var_names[known])
+    for name, values in results.items():
+        values[:, positions] = dense_columns(table, name, np.arange(table.n_obs), table.var_names[known])
+    if key in table.obsm:
+        absent = pd.Index(model.genes).get_indexer(table.obsm[key].columns)
+        results[key][:, absent] = table.obsm[key].to_numpy()
+    for values in results.values():
+        values[replaced] = np.nan
+    return results
+
+
+def _layers(table: AnnData, key: str) -> list[str]:
+    return [name for name in (key, f"{key}_{RIDGE_SUFFIX}") if name in table.layers]
+
+
+def _on_all_rows(
+    table: AnnData, rows: Sequence[np.ndarray], parts: Sequence[np.ndarray | None], earlier: np.ndarray | None
+) -> np.ndarray:
+    """Values on all rows of the table: those given, else earlier ones, else NaN."""
+    if earlier is None:
+        n_genes = next(part.shape[1] for part in parts if part is not None)
+        earlier = np.full((table.n_obs, n_genes), np.nan, dtype=np.float32)
     for mine, part in zip(rows, parts, strict=True):
-        if part is not None:
-            whole[mine] = part
-    return whole
+        earlier[mine] = np.nan if part is None else part
+    return earlier
 
 
 def _forget_evaluation(table: AnnData, key: str) -> None:

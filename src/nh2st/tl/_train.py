@@ -145,7 +145,7 @@ def train(
     >>> sdata = nh.datasets.synthetic(n_sections=2)
     >>> model = nh.tl.train(sdata, genes=20, patch_px=64, max_epochs=1)  # doctest: +SKIP
     """
-    from nh2st.tl._fit import Schedule, checkpoint_folder, fit
+    from nh2st.tl._fit import Schedule, check_same_run, checkpoint_folder, fit
 
     torch_device = resolve_device(device)
     schedule = Schedule(
@@ -174,22 +174,25 @@ def train(
         size = None if mpp == NATIVE else patch_um
         start = Model(network=net, genes=panel, target=Target.named(target), patch_um=size)
     else:
+        _check_no_contradiction(source, genes=genes, network=network, encoder=encoder, target=target, mpp=mpp)
         choose_genes(found, genes=source.genes)
         start = _copy_of(source)
     scale: Mpp = "native" if start.patch_um is None else mpp
+    scales = [resolve_mpp(one, scale) for one in found]
     windows = [
-        patch_windows(one, patch_um=start.patch_um or patch_um, patch_px=start.patch_px, mpp=scale) for one in found
+        patch_windows(one, patch_um=start.patch_um or patch_um, patch_px=start.patch_px, mpp=um)
+        for one, um in zip(found, scales, strict=True)
     ]
     labels = groups_of(found, groups)
     split = validation_split(found, labels, seed)
     folder = checkpoint_folder(checkpoint_dir, resume_from)
-    prepared = prepare(found, windows, start.genes, start.target, layer)
     start.provenance = training_provenance(
         found,
         labels,
-        [resolve_mpp(one, scale) for one in found],
+        scales,
         validation=split.description,
         seed=seed,
+        max_epochs=max_epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
         stain_jitter=stain_jitter,
@@ -198,6 +201,9 @@ def train(
     )
     if source is not None:
         start.provenance["fingerprints"] += source.provenance.get("fingerprints", [])
+    if resume_from is not None:
+        check_same_run(start, folder)
+    prepared = prepare(found, windows, start.genes, start.target, layer)
     _start_from_data(start, prepared, split, torch_device, new=source is None)
     model = fit(start, prepared, split, schedule, folder, resume_from)
     record_training(data, found, model)
@@ -246,12 +252,29 @@ def _panel(sections: Sequence[Section], genes: int | Sequence[str] | None, layer
         if any(set(names) != set(flagged[0]) for names in flagged[1:]):
             msg = f"var[{GENE_FLAG!r}] differs between the tables. Call `nh.pp.select_genes` on all, or give `genes=`."
             raise ValueError(msg)
+        if not len(flagged[0]):
+            msg = f"var[{GENE_FLAG!r}] flags no gene. Call `nh.pp.select_genes`, or give `genes=`."
+            raise ValueError(msg)
         logger.info("The panel is the %d genes of var[%r].", len(flagged[0]), GENE_FLAG)
         return choose_genes(sections, genes=list(flagged[0]))
     if genes is not None and not isinstance(genes, int | np.integer):
         return choose_genes(sections, genes=genes)
     common = set.intersection(*(set(table.var_names) for table in tables))
     return choose_genes(sections, min(N_GENES, len(common)) if genes is None else int(genes), layer=layer)
+
+
+def _check_no_contradiction(source: Model, **given: Any) -> None:
+    """Refuse arguments beside `init_from` that the model has settled already."""
+    settled = {
+        "genes": given["genes"] is not None and given["genes"] != source.genes,
+        "network": any(getattr(source.config, name, None) != value for name, value in (given["network"] or {}).items()),
+        "encoder": given["encoder"] not in (_ENCODER, source.config.encoder),
+        "target": given["target"] not in ("default", source.target.kind),
+        "mpp": given["mpp"] is not None and (given["mpp"] == NATIVE) != (source.patch_um is None),
+    }
+    if wrong := [name for name, contradicts in settled.items() if contradicts]:
+        msg = f"init_from= settles {', '.join(f'{name}=' for name in wrong)}: leave it out, or train a new model."
+        raise ValueError(msg)
 
 
 def _copy_of(model: Model) -> Model:
