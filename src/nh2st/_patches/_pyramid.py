@@ -129,8 +129,8 @@ def _conversion(name: str, coarsest: Any) -> Callable[[np.ndarray], np.ndarray]:
     # Interpolation makes floats up to 1 overshoot; colours up to 255 that stay below 2 would be a black image.
     white = 1.0 if dtype.kind == "f" and high < 2 else 255.0 if high <= 255 else 65535.0
     logger.warning(
-        "Image %r has pixels of type %s; %g is taken as white and scaled to 255 (the largest value seen is %g). Convert "
-        "the image to 8-bit RGB if white is another value.",
+        "Image %r has pixels of type %s; %g is taken as white and scaled to 255 (the largest value seen is %g). "
+        "Convert the image to 8-bit RGB if white is another value.",
         name,
         dtype,
         white,
