@@ -20,7 +20,7 @@ def main() -> None:
 @click.option(
     "--data",
     type=_EXISTING_FOLDER,
-    help="Folder of the her2st data: train on its sections B4, C2, C3 and predict C4, instead of synthetic ones.",
+    help="Folder of the her2st data: train on its sections B4, C2, C3 and predict C4. This takes some ten minutes.",
 )
 @click.option("--output", type=_FOLDER, default=Path("nh2st-demo"), show_default=True, help="Folder for the results.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs at most.  [default: 10]")

@@ -88,7 +88,7 @@ def _her2st(folder: Path, epochs: int | None) -> _Plan:
         training=training,
         held_out=held_out,
         genes_shown=["ERBB2", "FASN", "COL1A1"],
-        settings={"max_epochs": epochs or 10},
+        settings={"patch_px": 112, "max_epochs": epochs or 10},
     )
 
 
