@@ -21,7 +21,6 @@ TRAINING: Final = "training"
 UNDEFINED_SCORE: Final = -1.0
 """Validation score of predictions that are constant, whose correlation is undefined: worse than any other."""
 
-TILES: Final = "nh2st_tiles"
 TILES_TABLE: Final = "nh2st"
 
 COUNTS_LAYER: Final = "counts"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import pearsonr, spearmanr
 
-from nh2st.tl._metrics import gene_metrics, mean_over_genes, pearson, spearman
+from nh2st._metrics import gene_metrics, mean_over_genes, pearson, spearman
 
 numbers = st.floats(-1e3, 1e3, allow_nan=False, width=32)
 columns = arrays(np.float64, (12, 2), elements=numbers)

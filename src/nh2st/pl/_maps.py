@@ -10,11 +10,12 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.colors import Normalize
 
-from nh2st._keys import COUNTS_LAYER
+from nh2st._metrics import pearson
 from nh2st._results import dense_columns, provenance_of
 from nh2st._sections import Spots
 from nh2st._settings import logger
 from nh2st.pl._canvas import Canvas
+from nh2st.pp._counts import has_counts
 from nh2st.pp._target import Target, target_values
 
 _PERCENTILES = (1, 99)
@@ -34,9 +35,9 @@ class GeneMaps:
     @property
     def pearson(self) -> float:
         """Correlation over the spots; NaN where it is undefined."""
-        if self.measured is None or min(np.ptp(self.measured), np.ptp(self.predicted)) == 0:
+        if self.measured is None:
             return np.nan
-        return float(np.corrcoef(self.measured, self.predicted)[0, 1])
+        return float(pearson(self.measured[:, None], self.predicted[:, None])[0])
 
     def norm(self, vmin: float | None, vmax: float | None) -> Normalize:
         """Colour scale of both maps; extreme spots do not set its ends."""
@@ -114,14 +115,8 @@ def _measured(
     """Measured values of the genes that the table has; none where it has no counts."""
     # The whole panel, because some targets are scaled to its sum.
     there = [gene for gene in panel if gene in spots.adata.var_names]
-    if not there or (layer is None and not _has_counts(spots)):
+    if not there or (layer is None and not has_counts(spots.adata, spots.rows)):
         logger.info("Section %r has no counts of the panel; predictions are drawn alone.", spots.name)
         return {}
     values = target_values(spots, there, target, layer, smoothed=smoothed)
     return dict(zip(there, values.T.astype(np.float64), strict=True))
-
-
-def _has_counts(spots: Spots) -> bool:
-    table = spots.adata
-    matrix = table.layers[COUNTS_LAYER] if COUNTS_LAYER in table.layers else table.X
-    return matrix is not None and bool(abs(matrix[spots.rows]).sum() > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def check_counts(adata: AnnData, layer: str | None, rows: np.ndarray, *, name: s
     ValueError
         If counts are negative, NaN or infinite, or have been log-normalised already.
     """
-    key = layer or (COUNTS_LAYER if COUNTS_LAYER in adata.layers else None)
+    key = layer or _default_layer(adata)
     counts = csr_matrix(_matrix(adata, key)[rows])
     where = f"{'X' if key is None else f'layers[{key!r}]'} of {name}"
     if not np.isfinite(counts.data).all():
@@ -56,6 +57,21 @@ def check_counts(adata: AnnData, layer: str | None, rows: np.ndarray, *, name: s
         raise ValueError(msg)
     _check_whole(adata, counts, where, explicit=layer is not None)
     return counts
+
+
+def has_counts(adata: AnnData, rows: np.ndarray, genes: Sequence[str] | None = None) -> bool:
+    """Whether the default counts of some rows hold anything, of the genes where given."""
+    key = _default_layer(adata)
+    matrix = adata.X if key is None else adata.layers[key]
+    if matrix is None:
+        return False
+    used = matrix[rows]
+    return bool(abs(used if genes is None else used[:, adata.var_names.isin(genes)]).sum() > 0)
+
+
+def _default_layer(adata: AnnData) -> str | None:
+    """Layer of the counts where none is named; ``None`` stands for ``X``."""
+    return COUNTS_LAYER if COUNTS_LAYER in adata.layers else None
 
 
 def _matrix(adata: AnnData, key: str | None) -> Any:

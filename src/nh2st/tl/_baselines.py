@@ -8,10 +8,10 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
 
+from nh2st._metrics import mean_over_genes, pearson
 from nh2st._settings import progress
 from nh2st.models._baselines import Baselines
 from nh2st.nn import Encoder
-from nh2st.tl._metrics import mean_over_genes, pearson
 from nh2st.tl._prepare import TrainingSpots
 
 _COMPONENTS = 128

@@ -10,11 +10,11 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st._keys import NAMESPACE, PREDICTION, RIDGE_SUFFIX, TRAINING_MEAN_SUFFIX
+from nh2st._metrics import METRICS, gene_metrics, mean_over_genes
 from nh2st._results import dense_columns, predicted_rows, provenance_of
 from nh2st._sections import Data, Spots, find_spots, tables_of
 from nh2st._settings import logger
 from nh2st.pp._target import Target, target_values
-from nh2st.tl._metrics import METRICS, gene_metrics, mean_over_genes
 
 MODEL, RIDGE, TRAINING_MEAN = "model", "ridge", "training mean"
 RAW, SMOOTHED = "raw", "smoothed"

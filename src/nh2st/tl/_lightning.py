@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from nh2st._keys import UNDEFINED_SCORE
+from nh2st._metrics import mean_over_genes, pearson
 from nh2st._settings import logger
 from nh2st.nn import NH2ST, NeighborBatch, collate, random_dihedral, random_stain, spatial_batches
 from nh2st.nn._images import channel_first
-from nh2st.tl._metrics import mean_over_genes, pearson
 from nh2st.tl._prepare import TrainingSpots
 
 _WEIGHT_DECAY = 0.05

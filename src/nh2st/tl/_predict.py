@@ -10,17 +10,20 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nh2st._keys import COUNTS_LAYER, PREDICTION
+from nh2st._keys import PREDICTION
 from nh2st._patches import Windows, iter_patches
 from nh2st._results import check_replaceable
 from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
 from nh2st._sections import ImageData, Section, find_sections, tables_of
 from nh2st._settings import logger, progress
 from nh2st.models import Model, load
+from nh2st.pp._counts import has_counts
+from nh2st.tl._arguments import at_least_one
 from nh2st.tl._device import Precision, autocast, resolve_device, resolve_precision
 from nh2st.tl._record import fingerprint, record_predictions, recorded_model
 
 _LEAST_OVERLAP = 0.1
+_ROWS_LOOKED_AT = 1000
 
 
 def predict(
@@ -99,9 +102,7 @@ def predict(
     >>> sdata["table"].layers["nh2st"].shape  # doctest: +SKIP
     (288, 60)
     """
-    if batch_size < 1:
-        msg = f"batch_size must be at least 1, not {batch_size}."
-        raise ValueError(msg)
+    at_least_one("batch_size", batch_size)
     torch_device = resolve_device(device)
     chosen = _resolve_model(model, data)
     scale = _resolve_scale(chosen, mpp)
@@ -189,13 +190,7 @@ def _wants_ridge(sections: Sequence[Section], model: Model, baselines: bool | No
         raise ValueError(msg)
     if model.baselines is None or baselines is False:
         return [False] * len(sections)
-    return [bool(baselines) or _has_counts(one, model) for one in sections]
-
-
-def _has_counts(section: Section, model: Model) -> bool:
-    columns = section.adata.var_names.isin(model.genes)
-    matrix = section.adata.layers[COUNTS_LAYER] if COUNTS_LAYER in section.adata.layers else section.adata.X
-    return matrix is not None and bool(abs(matrix[section.rows[:1000]][:, columns]).sum() > 0)
+    return [bool(baselines) or has_counts(one.adata, one.rows[:_ROWS_LOOKED_AT], model.genes) for one in sections]
 
 
 @dataclass(frozen=True)

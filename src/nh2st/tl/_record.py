@@ -13,12 +13,12 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st._keys import NAMESPACE, RIDGE_SUFFIX, TRAINING, TRAINING_MEAN_SUFFIX
+from nh2st._metrics import METRICS
 from nh2st._results import dense_columns, write_layer, write_predictions
 from nh2st._sections import Data, Section, objects_of, tables_of
 from nh2st._sections._geometry import centers_and_radii, instances
 from nh2st._sections._tables import ATTRS
 from nh2st.models import Model
-from nh2st.tl._metrics import METRICS
 
 _trained: weakref.WeakKeyDictionary[Any, Model] = weakref.WeakKeyDictionary()
 

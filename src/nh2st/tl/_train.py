@@ -18,6 +18,7 @@ from nh2st.models import Model, load
 from nh2st.nn import NH2ST, NetworkConfig
 from nh2st.pp._genes import choose_genes
 from nh2st.pp._target import Target
+from nh2st.tl._arguments import at_least_one, not_negative, positive
 from nh2st.tl._baselines import fit_baselines
 from nh2st.tl._device import Precision, resolve_device, resolve_precision
 from nh2st.tl._prepare import TrainingSpots, prepare
@@ -149,11 +150,11 @@ def train(
 
     torch_device = resolve_device(device)
     schedule = Schedule(
-        max_epochs=_at_least_one("max_epochs", max_epochs),
-        batch_size=_at_least_one("batch_size", batch_size),
-        learning_rate=_positive("learning_rate", learning_rate),
-        stain_jitter=_not_negative("stain_jitter", stain_jitter),
-        patience=_at_least_one("patience", patience),
+        max_epochs=at_least_one("max_epochs", max_epochs),
+        batch_size=at_least_one("batch_size", batch_size),
+        learning_rate=positive("learning_rate", learning_rate),
+        stain_jitter=not_negative("stain_jitter", stain_jitter),
+        patience=at_least_one("patience", patience),
         seed=seed,
         device=torch_device,
         precision=resolve_precision(precision, torch_device),
@@ -208,27 +209,6 @@ def train(
     model = fit(start, prepared, split, schedule, folder, resume_from)
     record_training(data, found, model)
     return model
-
-
-def _not_negative(name: str, value: float) -> float:
-    if not value >= 0:
-        msg = f"{name} must be 0 or more, not {value}."
-        raise ValueError(msg)
-    return value
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        msg = f"{name} must be at least 1, not {value}."
-        raise ValueError(msg)
-    return value
-
-
-def _positive(name: str, value: float) -> float:
-    if not 0 < value < np.inf:
-        msg = f"{name} must be a positive number, not {value}."
-        raise ValueError(msg)
-    return value
 
 
 def _new_network(
