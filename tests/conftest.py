@@ -16,10 +16,24 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity
 
+import nh2st as nh
+
 torch.set_num_threads(1)
 
 PITCH_PX = 40
 MARGIN_PX = 40
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the tests away from the user's cache."""
+    nh.settings.cache_dir = tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def cache_of_the_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test find what another has kept."""
+    monkeypatch.setattr(nh.settings, "cache_dir", tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ NAMESPACE: Final = "nh2st"
 """Key in ``uns`` and in ``SpatialData.attrs`` under which everything of the package is kept."""
 
 PREDICTION: Final = "nh2st"
+EMBEDDING: Final = "nh2st_embedding"
 TARGET_LAYER: Final = "nh2st_target"
 SMOOTH_SUFFIX: Final = "smooth"
 RIDGE_SUFFIX: Final = "ridge"
@@ -22,6 +23,11 @@ UNDEFINED_SCORE: Final = -1.0
 """Validation score of predictions that are constant, whose correlation is undefined: worse than any other."""
 
 TILES_TABLE: Final = "nh2st"
+TILES_SHAPES: Final = "nh2st_tiles"
+TISSUE_SHAPES: Final = "nh2st_tissue"
+TILES: Final = "tiles"
+TISSUE_FRACTION: Final = "tissue_fraction"
+"""Tiles of an image without spots: their table and shapes, the outline of the tissue, and what is recorded of them."""
 
 COUNTS_LAYER: Final = "counts"
 IN_TISSUE: Final = "in_tissue"
@@ -39,6 +45,8 @@ MICROMETRE_SYSTEMS: Final = frozenset(
 )
 """Names of coordinate systems whose unit is taken to be the micrometre."""
 
+ENCODER: Final = "tf_efficientnet_lite0"
+"""The default image encoder, whose weights need no download."""
 PATCH_UM: Final = 112.0
 PATCH_PX: Final = 224
 VISIUM_PITCH_UM: Final = 100.0

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import dask.array as da
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 from spatialdata import read_zarr
 from spatialdata.models import Image3DModel
 
-from nh2st._patches import iter_patches, plan_windows, read_patches
+from nh2st._patches import plan_windows, read_patches
 from nh2st._patches._pyramid import make_pyramid
 from nh2st._scale import patch_windows
 
@@ -129,22 +128,6 @@ def test_order_of_the_spots_is_kept(make_section, read, hand_cut, noise):
     np.testing.assert_array_equal(patches, expected)
 
 
-@pytest.mark.parametrize("strip_bytes", [1, 40_000, 10**9])
-@pytest.mark.parametrize("side", [24.0, 30.5])
-def test_strips_do_not_change_the_patches(make_counted, strip_bytes, side):
-    image, _ = make_counted(300, 500, 64)
-    pyramid = make_pyramid("image", [image], RGB)
-    windows = plan_windows(pyramid, grid(300, 500, 17, -5), side, 24)
-    assert windows.exact == (side == 24)
-    patches = np.zeros((len(windows.start), 24, 24, 3), dtype=np.uint8)
-    times = np.zeros(len(patches), dtype=int)
-    for members, cut in iter_patches(pyramid, windows, strip_bytes):
-        patches[members] = cut
-        times[members] += 1
-    assert (times == 1).all()
-    np.testing.assert_array_equal(patches, read_patches(pyramid, windows))
-
-
 def test_only_chunks_under_spots_are_read(make_section, make_counted, read):
     image, reads = make_counted(512, 512, 64)
     sdata = make_section(image, [(100, 100), (120, 110)], chunks=(3, 64, 64))
@@ -160,37 +143,6 @@ def test_nothing_is_read_before_patches_are(make_section, make_counted, only_sec
     reads.clear()
     patch_windows(only_section(sdata), patch_um=32, patch_px=32, mpp=1.0)
     assert not reads
-
-
-@pytest.mark.parametrize(
-    ("strip_bytes", "most", "mean"),
-    [
-        (10**9, 1, 1.0),  # all at once
-        (3 * 1024 * 300, 2, 1.4),  # bands of four rows of chunks
-        (3 * 88 * 300, 4, 2.2),  # cells of one row and four columns of chunks
-    ],
-)
-def test_chunks_are_read_about_once_in_bounded_strips(make_counted, strip_bytes, most, mean):
-    image, reads = make_counted(1024, 1024, 64)
-    sizes = []
-    pyramid = make_pyramid("image", [image], RGB)
-    pyramid = replace(pyramid, to_uint8=lambda window: sizes.append(window.nbytes) or window)
-    windows = plan_windows(pyramid, grid(1024, 1024, 30, 16), 24, 24)
-    reads.clear()
-    for _ in iter_patches(pyramid, windows, strip_bytes):
-        pass
-    assert max(sizes) <= strip_bytes
-    assert len(reads) == 256
-    assert max(reads.values()) <= most
-    assert sum(reads.values()) / 256 <= mean
-
-
-def test_one_huge_chunk_is_warned_about(make_section, only_section, caplog, monkeypatch):
-    monkeypatch.setattr("nh2st._patches._read._LARGE_CHUNK_BYTES", 10_000)
-    section = only_section(make_section(np.zeros((3, 128, 128), dtype=np.uint8), [(60, 60)]))
-    read_patches(section.image, patch_windows(section, patch_um=32, patch_px=32, mpp=1.0))
-    assert "Image 'image' is stored in chunks of 128 x 128 px" in caplog.text
-    assert "scale_factors" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

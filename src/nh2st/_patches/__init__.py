@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from nh2st._patches._plan import reading_order
 from nh2st._patches._pyramid import Level, Pyramid
-from nh2st._patches._read import iter_patches, read_patches
+from nh2st._patches._read import iter_batches
+from nh2st._patches._stack import patches_key, read_patches, stack_patches
 from nh2st._patches._windows import Windows, plan_windows
 
-__all__ = ["Level", "Pyramid", "Windows", "iter_patches", "plan_windows", "read_patches"]
+__all__ = [
+    "Level",
+    "Pyramid",
+    "Windows",
+    "iter_batches",
+    "patches_key",
+    "plan_windows",
+    "read_patches",
+    "reading_order",
+    "stack_patches",
+]

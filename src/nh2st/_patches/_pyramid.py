@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
+from nh2st._patches._store import check_store
+from nh2st._patches._threads import n_workers
 from nh2st._settings import logger
 
 _SAMPLE_PX = 256
 _SAMPLES = 4
+_CHUNK_PX = 1024
+_ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,19 @@ class Level:
     @property
     def scale(self) -> float:
         return (self.scale_y + self.scale_x) / 2
+
+    @property
+    def chunk_edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows, and columns, between which chunks lie, from 0 to the end; made up for an array that has no chunks."""
+        chunks = getattr(self.array, "chunks", None)
+        if chunks is None:
+            height, width = self.array.shape[1:]
+            return _regular_edges(height), _regular_edges(width)
+        return np.cumsum([0, *chunks[1]]), np.cumsum([0, *chunks[2]])
+
+
+def _regular_edges(length: int) -> np.ndarray:
+    return np.append(np.arange(0, length, _CHUNK_PX), length)
 
 
 @dataclass(frozen=True)
@@ -58,10 +77,60 @@ class Pyramid:
         """
         return self.to_uint8(_compute(self.name, level.array, y, x)).transpose(1, 2, 0)
 
+    def read_into(self, pixels: np.ndarray, level: Level, y: slice, x: slice) -> None:
+        """Read a window into an array (height, width, 3), in the calling thread alone."""
+        window = _compute(self.name, level.array, y, x, scheduler="synchronous")
+        # Some rows at a time: conversion takes up several times their memory, and transposing is fastest in the cache.
+        for first in range(0, len(pixels), _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            for channel, values in enumerate(self.to_uint8(window[:, rows])):
+                pixels[rows, :, channel] = values
 
-def _compute(name: str, array: Any, y: slice, x: slice) -> np.ndarray:
+    def fingerprint(self, level: Level) -> str:
+        """Hash of all pixels of a level, each chunk read once, one a thread at a time.
+
+        Equal pixels in other chunks have another hash.
+
+        Raises
+        ------
+        OSError
+            If the image store cannot be read.
+        """
+        rows, columns = (_merged(edges) for edges in level.chunk_edges)
+        with ThreadPoolExecutor(n_workers(), "nh2st-hash") as pool:
+            digests = [pool.submit(self._digest, level, y, x) for y in rows for x in columns]
+            try:
+                total = blake2b(repr(level.array.shape).encode(), digest_size=16)
+                for digest in digests:
+                    total.update(digest.result())
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return total.hexdigest()
+
+    def _digest(self, level: Level, y: slice, x: slice) -> bytes:
+        pixels = np.empty((y.stop - y.start, x.stop - x.start, 3), dtype=np.uint8)
+        self.read_into(pixels, level, y, x)
+        return blake2b(pixels.data).digest()
+
+
+def _merged(edges: np.ndarray) -> list[slice]:
+    """Spans of whole chunks, small ones joined, as each reading costs about a millisecond."""
+    spans, start = [], 0
+    for edge in edges[1:].tolist():
+        if edge - start >= _CHUNK_PX or edge == edges[-1]:
+            spans.append(slice(start, edge))
+            start = edge
+    return spans
+
+
+def _compute(name: str, array: Any, y: slice, x: slice, scheduler: str = "threads") -> np.ndarray:
     try:
-        return np.asarray(array[:, y, x])
+        window = array[:, y, x]
+        # In this process, whatever clients of clusters there are.
+        window = window.compute(scheduler=scheduler) if hasattr(window, "compute") else np.asarray(window)
+        if not window.any():
+            check_store(array)
+        return window
     except Exception as error:
         msg = f"Image {name!r} could not be read (rows {y.start}-{y.stop}, columns {x.start}-{x.stop}): {error}"
         raise OSError(msg) from error

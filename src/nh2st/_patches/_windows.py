@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,18 @@ class Windows:
     start: np.ndarray
     side: float
     patch_px: int
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def take(self, positions: np.ndarray) -> Windows:
+        """Some of the windows; the patches of each stay the same."""
+        return replace(self, start=self.start[positions])
+
+    @property
+    def patch_bytes(self) -> int:
+        """Bytes of one patch."""
+        return 3 * self.patch_px**2
 
     @property
     def exact(self) -> bool:
