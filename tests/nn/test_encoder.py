@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import nh2st.nn as nn_
 from nh2st.nn import _encoder_weights
+from nh2st.nn._encoder_table import EncoderSpec
 
 TINY = "test_resnet"
 
@@ -70,20 +71,67 @@ def test_images_of_other_types():
         nn_.create_encoder(TINY, weights=None)(torch.zeros(2, 3, 8, 8))
 
 
-def test_transformers_are_refused_by_the_paper_network_only():
-    encoder = nn_.create_encoder("test_vit", weights=None)
-    assert encoder.features(torch.zeros(1, 160, 160, 3, dtype=torch.uint8)).shape == (1, encoder.n_features)
-    with pytest.raises(ValueError, match="needs a convolutional encoder, for example 'tf_efficientnet_lite0'"):
-        nn_.NH2ST(nn_.NetworkConfig(n_genes=3, encoder="test_vit", patch_px=160), encoder_weights=None)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("test_resnet", (96, 3, 3)), ("test_convnext", (64, 3, 3)), ("tf_efficientnet_lite0", (1280, 3, 3))],
+)
+def test_maps_of_convolutional_encoders(name, shape):
+    encoder = nn_.create_encoder(name, weights=None).eval()
+    images = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
+    assert encoder.convolutional
+    assert encoder.map_shape(96) == shape
+    assert torch.equal(encoder.maps(images), encoder(images))
+    assert encoder.maps(images).requires_grad
 
 
-def test_patch_size_that_the_encoder_cannot_take():
-    with pytest.raises(ValueError, match="'vit_tiny_patch16_224' cannot take patches of 96 px"):
-        nn_.create_encoder("vit_tiny_patch16_224", weights=None).map_shape(96)
+@pytest.mark.parametrize(("name", "side"), [("test_vit", 160), ("test_vit", 96), ("test_mambaout", 160)])
+def test_maps_of_transformers_are_their_features(name, side):
+    encoder = nn_.create_encoder(name, weights=None).eval()
+    images = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8)
+    maps = encoder.maps(images)
+    assert not encoder.convolutional
+    assert encoder.map_shape(side) == (encoder.n_features, 1, 1) == maps.shape[1:]
+    assert maps.requires_grad
+    assert torch.equal(maps[:, :, 0, 0], encoder.features(images))
+
+
+def test_class_token_beside_the_mean_of_the_patch_tokens():
+    model = timm.create_model("test_vit", num_classes=0, reg_tokens=4, global_pool="").eval()
+    encoder = nn_.Encoder(model, pooling="class+mean")
+    images = torch.randint(0, 256, (2, 160, 160, 3), dtype=torch.uint8)
+    features = encoder.features(images)
+    with torch.no_grad():
+        tokens = encoder(images).numpy()
+    assert tokens.shape == (2, 1 + 4 + 100, 64)
+    assert encoder.n_features == 128
+    np.testing.assert_allclose(features[:, :64], tokens[:, 0])
+    np.testing.assert_allclose(features[:, 64:], tokens[:, 5:].mean(1), rtol=1e-5, atol=1e-6)
+
+
+def test_normalisation_of_its_own():
+    model = timm.create_model("test_resnet", num_classes=0).eval()
+    encoder = nn_.Encoder(model, mean=(0.7, 0.5, 0.6), std=(0.2, 0.3, 0.1)).eval()
+    images = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
+    scaled = (images.double() / 255 - torch.tensor([0.7, 0.5, 0.6])) / torch.tensor([0.2, 0.3, 0.1])
+    with torch.no_grad():
+        expected = model.forward_features(scaled.permute(0, 3, 1, 2).float())
+        torch.testing.assert_close(encoder(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "allowed"),
+    [
+        ("vit_tiny_patch16_224", 100, "its side must be a multiple of 16 px"),
+        ("deit_tiny_distilled_patch16_224", 112, "its side must be 224 px"),
+    ],
+)
+def test_patch_size_that_the_encoder_cannot_take(name, side, allowed):
+    with pytest.raises(ValueError, match=f"'{name}' cannot take patches of {side} px: {allowed}"):
+        nn_.create_encoder(name, weights=None).map_shape(side)
 
 
 def test_unknown_name_suggests_close_ones():
-    with pytest.raises(ValueError, match=r"resnet_18.*Close names:.*resnet18"):
+    with pytest.raises(ValueError, match=r"no encoder 'resnet_18'.*Close names: resnet18, .*"):
         nn_.create_encoder("resnet_18")
 
 
@@ -105,6 +153,19 @@ def test_local_files(tmp_path, tiny_state, prefix, kind):
         torch.save({"state_dict": state, "epoch": 3} if kind == "nested" else state, path)
     loaded = _backbone(nn_.create_encoder(TINY, weights=path))
     assert all(torch.equal(loaded[key], tiny_state[key]) for key in loaded)
+
+
+def test_names_that_timm_knows_to_rename(tmp_path):
+    """Those of DINOv2, whose position of the class token timm has in the token."""
+    state = timm.create_model("test_vit", num_classes=0, reg_tokens=4, no_embed_class=True).state_dict()
+    published = state | {"mask_token": torch.zeros(1, 64), "register_tokens": state.pop("reg_token")}
+    published["pos_embed"] = torch.cat([torch.ones(1, 1, 64), state["pos_embed"]], dim=1)
+    torch.save(published, tmp_path / "dinov2.pth")
+    spec = EncoderSpec("dinov2", "test_vit", None, {"reg_tokens": 4, "no_embed_class": True})
+    loaded = _encoder_weights.filled_model(spec, tmp_path / "dinov2.pth").state_dict()
+    assert torch.equal(loaded["reg_token"], published["register_tokens"])
+    assert torch.equal(loaded["pos_embed"], state["pos_embed"])
+    torch.testing.assert_close(loaded["cls_token"], published["cls_token"] + 1)
 
 
 def test_projection_heads_are_ignored(tmp_path, tiny_state):
@@ -138,10 +199,10 @@ class _Malicious:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("name", ["zip.pth", "pickle.pth"])
+@pytest.mark.parametrize("name", ["zip.pth", "pickle.pth", "zip.safetensors", "pickle.safetensors"])
 def test_pickled_code_is_never_run(tmp_path, tiny_state, name):
     content = {"state_dict": tiny_state, "extra": _Malicious(tmp_path / "owned")}
-    if name == "zip.pth":
+    if name.startswith("zip"):
         torch.save(content, tmp_path / name)
     else:
         (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
@@ -168,7 +229,7 @@ def test_absent_file(tmp_path):
 
 def test_file_without_tensors(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="no state dict"):
+    with pytest.raises(ValueError, match="no state dict of named tensors"):
         nn_.create_encoder(TINY, weights=tmp_path / "w.pth")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import zlib
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import nh2st as nh
 import nh2st.nn as nn_
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -133,6 +135,18 @@ def test_losses(case: Case, name: str):
 def test_lightning_prefix_and_unused_layers_make_no_difference(case: Case):
     released = {f"model.{k}": _value(k, (), 0) for k in _shapes(case.reference)}
     assert nn_.released_state_dict(released).keys() == case.network.state_dict().keys()
+
+
+def test_imported_checkpoint(case: Case, tmp_path: Path):
+    state = {f"model.{k}": _value(k, v, int(case.reference["salt"])) for k, v in _shapes(case.reference).items()}
+    torch.save({"state_dict": state, "hyper_parameters": argparse.Namespace(path=tmp_path)}, tmp_path / "last.ckpt")
+    genes = [f"gene{i}" for i in range(int(case.reference["n_genes"]))]
+    model = nh.models.from_released(tmp_path / "last.ckpt", genes=genes)
+    expected = case.reference["prediction"]
+    predicted = model.network.predict(case.batch.images[case.batch.nodes[:, 0]])
+    np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-4 * abs(expected).max())
+    assert model.config.depth == int(case.reference["depth"])
+    assert model.config.mlp_ratio == float(case.reference["mlp_ratio"])
 
 
 def test_one_head_has_no_output_projection(case: Case):

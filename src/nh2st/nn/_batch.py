@@ -27,7 +27,7 @@ class NeighborBatch:
     """
 
     images: Tensor
-    """Distinct patches (P, H, W, 3) or (P, 3, H, W), uint8."""
+    """Distinct patches (P, H, W, 3) or (P, 3, H, W), uint8; or their feature maps (P, C, h, w), floating."""
     expression: Tensor
     """Expression (P, G) measured with the patches, float32."""
     nodes: Tensor
@@ -55,7 +55,7 @@ def collate(
     neighbors
         Neighbours (S, K) of each spot, -1 where there are fewer than K.
     images
-        Patches (S, H, W, 3) of all spots, uint8.
+        Patches (S, H, W, 3) of all spots, uint8, or their feature maps (S, C, h, w).
     expression
         Expression (S, G) of all spots.
 

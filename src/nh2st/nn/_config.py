@@ -34,6 +34,8 @@ class NetworkConfig:
     """Name of the image encoder in timm."""
     patch_px: int = 224
     """Side of the square patches in pixels."""
+    map_px: int | None = None
+    """Side to which the encoder's feature map is averaged; 1 pools it. `None` keeps the map as the encoder gives it."""
     width: int = 512
     """Length of the embeddings, D."""
     depth: int = 1
@@ -56,6 +58,8 @@ class NetworkConfig:
     """Weight of the contrastive loss between the neighbourhoods of both."""
     mse_weight: float = 1.0
     """Weight of the mean squared error of the prediction."""
+    neighbor_gradients: bool = False
+    """Whether patches that are in a batch only as neighbours also train the image encoder, as in the publication."""
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -65,6 +69,9 @@ class NetworkConfig:
             if getattr(self, name) < 1:
                 msg = f"{name} must be at least 1, not {getattr(self, name)}."
                 raise ValueError(msg)
+        if self.map_px is not None and self.map_px < 1:
+            msg = f"map_px must be at least 1, or None, not {self.map_px}."
+            raise ValueError(msg)
         if self.width % self.heads:
             msg = f"heads must divide width, but {self.width} is not a multiple of {self.heads}."
             raise ValueError(msg)

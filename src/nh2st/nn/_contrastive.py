@@ -4,12 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nh2st.nn._ranks import gather_rows
+
 
 def contrastive_loss(image: Tensor, gene: Tensor, *, temperature: float, negative_scale: float) -> Tensor:
     """Contrastive loss of images against the expression measured with them: NH2ST, MICCAI 2025, arXiv:2506.23827.
 
     Cross-entropy, from image to gene, over cosine similarities divided by the temperature, the logits of pairs that do
-    not belong together scaled down.
+    not belong together scaled down. In a distributed run each rank's images are set against the expression of all
+    ranks.
 
     Parameters
     ----------
@@ -34,7 +37,9 @@ def contrastive_loss(image: Tensor, gene: Tensor, *, temperature: float, negativ
     tensor(0.3133)
     """
     with torch.autocast(image.device.type, enabled=False):
-        cosine = F.normalize(image.float(), dim=-1) @ F.normalize(gene.float(), dim=-1).T
-        pairs = torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)
+        genes, first = gather_rows(F.normalize(gene.float(), dim=-1))
+        cosine = F.normalize(image.float(), dim=-1) @ genes.T
+        own = torch.arange(first, first + len(cosine), device=cosine.device)
+        pairs = F.one_hot(own, len(genes)).bool()
         logits = torch.where(pairs, cosine, cosine * negative_scale) / temperature
-        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+        return F.cross_entropy(logits, own)

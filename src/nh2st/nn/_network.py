@@ -15,8 +15,10 @@ from nh2st.nn._contrastive import contrastive_loss
 from nh2st.nn._encoder import create_encoder, evaluating
 from nh2st.nn._encoder_weights import PRETRAINED
 from nh2st.nn._hypergraph import HypergraphEncoder, hyperedge_incidence, propagation
+from nh2st.nn._ranks import share_of_rows
 
 _HEAD_WIDTH = 256
+_LEAST_PATCHES = 2
 
 
 class Output(NamedTuple):
@@ -54,7 +56,7 @@ class NH2ST(nn.Module):
     Raises
     ------
     ValueError
-        If the encoder is unknown or gives no convolutional map.
+        If the encoder is unknown, or gives no convolutional map and ``map_px`` is not 1.
 
     Examples
     --------
@@ -69,7 +71,9 @@ class NH2ST(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = create_encoder(config.encoder, encoder_weights)
-        n_map = int(np.prod(self.encoder.map_shape(config.patch_px)))
+        self.map_shape = self._pooled_shape()
+        """Shape (C, h, w) of the feature map of a patch."""
+        n_map = int(np.prod(self.map_shape))
         width = config.width
         self.image_projection = nn.Linear(n_map, width)
         self.gene_encoder = nn.Sequential(nn.Linear(config.n_genes, width), nn.Linear(width, width))
@@ -93,9 +97,9 @@ class NH2ST(nn.Module):
         ValueError
             If the patches or the panel are not of the size that the network was built for.
         """
-        feature_maps = self._encode(batch.images)
         expression = self._check_expression(batch.expression)
         targets = batch.nodes[:, 0]
+        feature_maps = self._encode_distinct(batch.images, targets)
         h_image = self._project(feature_maps[targets])
         h_genes = self.gene_encoder(expression)
         z_image, z_gene = self._cross(h_image, h_genes[targets])
@@ -108,13 +112,28 @@ class NH2ST(nn.Module):
         z_image_neighbor, z_gene_neighbor = self._cross(n_image, n_gene)
         return Output(self._predict(h_image), z_image, z_gene, z_image_neighbor, z_gene_neighbor, incidence)
 
+    def maps(self, images: Tensor) -> Tensor:
+        """Encode patches once and for all, in evaluation mode and without gradients, for a frozen encoder.
+
+        Parameters
+        ----------
+        images
+            Patches (P, H, W, 3) or (P, 3, H, W), uint8, on the network's device.
+
+        Returns
+        -------
+        Feature maps (P, C, h, w), which :meth:`forward` and :meth:`predict` take in place of the patches.
+        """
+        with evaluating(self):
+            return self._encode(images)
+
     def predict(self, images: Tensor) -> Tensor:
         """Predict expression from the target patches alone, in evaluation mode and without gradients.
 
         Parameters
         ----------
         images
-            Patches (P, H, W, 3) or (P, 3, H, W), uint8, on the network's device.
+            Patches (P, H, W, 3) or (P, 3, H, W), uint8, on the network's device; or their :meth:`maps`.
 
         Returns
         -------
@@ -140,7 +159,9 @@ class NH2ST(nn.Module):
 
         Returns
         -------
-        ``"loss"``, the weighted sum of ``"query"``, ``"neighbor"`` (contrastive losses) and ``"mse"``.
+        ``"loss"``, the weighted sum of ``"query"``, ``"neighbor"`` (contrastive losses) and ``"mse"``. In a distributed
+        run the terms are means over this rank's targets, and ``"loss"`` is scaled by its share of all targets, so that
+        the mean over ranks is that of the joined batch.
         """
         config = self.config
         settings = {"temperature": config.temperature, "negative_scale": config.negative_scale}
@@ -148,6 +169,7 @@ class NH2ST(nn.Module):
         neighbor = contrastive_loss(output.z_image_neighbor, output.z_gene_neighbor, **settings)
         mse = F.mse_loss(output.prediction.float(), batch.expression[batch.nodes[:, 0]])
         loss = config.query_weight * query + config.neighbor_weight * neighbor + config.mse_weight * mse
+        loss = loss * share_of_rows(output.prediction)
         return {"loss": loss, "query": query, "neighbor": neighbor, "mse": mse}
 
     @torch.no_grad()
@@ -170,12 +192,52 @@ class NH2ST(nn.Module):
             raise ValueError(msg)
         self.head[-1].get_parameter("bias").copy_(mean)
 
+    def _pooled_shape(self) -> tuple[int, int, int]:
+        side = self.config.map_px
+        if not self.encoder.convolutional and side != 1:
+            msg = (
+                f"Encoder {self.config.encoder!r} gives tokens and no feature map, as transformers do. The 'paper' "
+                "network takes their pooled features with map_px=1 (`network={'map_px': 1}` in training), or the "
+                "maps of a convolutional encoder such as 'tf_efficientnet_lite0' or 'resnet18'."
+            )
+            raise ValueError(msg)
+        channels, height, width = self.encoder.map_shape(self.config.patch_px)
+        if side is None:
+            return channels, height, width
+        if side > min(height, width):
+            msg = f"map_px={side} is more than the {height} x {width} positions of the encoder's map."
+            raise ValueError(msg)
+        return channels, side, side
+
+    def _encode_distinct(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Encode every patch once; the encoder learns from the targets alone unless the neighbours take part too."""
+        is_target = torch.zeros(len(images), dtype=torch.bool, device=images.device).index_fill(0, targets, value=True)
+        learnt_from, others = is_target.nonzero().squeeze(1), (~is_target).nonzero().squeeze(1)
+        # A single patch has no batch statistics where the map is one position.
+        too_few = min(len(learnt_from), len(others)) < _LEAST_PATCHES
+        if not self.training or self.config.neighbor_gradients or too_few:
+            return self._encode(images)
+        maps = self._encode(images[learnt_from])
+        with torch.no_grad():
+            maps_of_others = self._encode(images[others])
+        place = torch.argsort(torch.cat([learnt_from, others]))
+        return torch.cat([maps, maps_of_others])[place]
+
     def _encode(self, images: Tensor) -> Tensor:
+        if images.is_floating_point():
+            return self._check_maps(images)
         side = self.config.patch_px
         if images.ndim == 4 and sorted(images.shape[1:]) != sorted((3, side, side)):
             msg = f"The network was built for patches of {side} x {side} px, not for images {(*images.shape[1:],)}."
             raise ValueError(msg)
-        return self.encoder(images)
+        maps = self.encoder.maps(images)
+        return maps if self.config.map_px is None else F.adaptive_avg_pool2d(maps, self.config.map_px)
+
+    def _check_maps(self, maps: Tensor) -> Tensor:
+        if maps.shape[1:] != self.map_shape:
+            msg = f"The network takes feature maps of shape {self.map_shape}, not {(*maps.shape[1:],)}."
+            raise ValueError(msg)
+        return maps.to(self.image_projection.weight.dtype)
 
     def _check_expression(self, expression: Tensor) -> Tensor:
         if expression.shape[-1] != self.config.n_genes:

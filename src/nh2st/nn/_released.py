@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import timm
@@ -7,9 +8,14 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
+from nh2st.nn._config import NetworkConfig
+
 _WRAPPER = "model."
 _UNUSED = ("fc_target.", "fc_neighbor.", "fc_nuclei.", "fc_global.")
 _BLOCKS = "cross_encoder.fusion_layer.layers"
+
+_MAP_CHANNELS = 512
+_MAP_STRIDE = 32
 
 _STAGES = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 _HYPERGRAPHS = {"neighbor_encoder": "image_hypergraph", "neighbor_exp_encoder": "gene_hypergraph"}
@@ -63,6 +69,47 @@ def released_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {new: given[old] for old, new in names.items()} | buffers
 
 
+def released_config(state: Mapping[str, Tensor]) -> NetworkConfig:
+    """Read the settings of a released network off the shapes of its weights.
+
+    Parameters
+    ----------
+    state
+        State dict of the released network, for which :func:`released_state_dict` found nothing missing.
+
+    Returns
+    -------
+    Configuration of the :class:`NH2ST` that its weights fit. The number of attention heads is not in them: 8, or 1
+    where attention has no output projection.
+
+    Raises
+    ------
+    ValueError
+        If the shapes are none of such a network.
+    """
+    shapes = {key.removeprefix(_WRAPPER): (*value.shape,) for key, value in state.items()}
+    try:
+        width, n_map = shapes["fc.weight"]
+        hidden, _ = shapes[f"{_BLOCKS}.0.1.fn.net.0.weight"]
+        n_genes, _ = shapes["decoder.fc2.weight"]
+    except ValueError as error:
+        msg = "The weights of its linear layers are no matrices."
+        raise ValueError(msg) from error
+    return NetworkConfig(
+        n_genes=n_genes,
+        encoder="resnet18",
+        patch_px=math.isqrt(n_map // _MAP_CHANNELS) * _MAP_STRIDE,
+        width=width,
+        depth=len(_blocks(shapes)),
+        heads=8 if any(".to_out." in key for key in shapes) else 1,
+        mlp_ratio=hidden / width,
+    )
+
+
+def _blocks(names: Iterable[str]) -> set[str]:
+    return {name.removeprefix(f"{_BLOCKS}.").split(".")[0] for name in names if name.startswith(_BLOCKS)} | {"0"}
+
+
 def _released_names(given: Iterable[str]) -> dict[str, str]:
     """Released name of every weight of the network, and ours."""
     given = list(given)
@@ -76,7 +123,7 @@ def _released_names(given: Iterable[str]) -> dict[str, str]:
             names[f"{old}.{layer}.conv.bias"] = f"{new}.{layer}.bias"
     layers = dict(_LAYERS)
     one_head = not any(".to_out." in key for key in given)
-    for block in {key.removeprefix(f"{_BLOCKS}.").split(".")[0] for key in given if key.startswith(_BLOCKS)} | {"0"}:
+    for block in _blocks(given):
         old_block, new_block = f"{_BLOCKS}.{block}", f"cross_attention.blocks.{block}"
         names[f"{old_block}.0.fn.to_q.weight"] = f"{new_block}.attention.to_query.weight"
         names[f"{old_block}.0.fn.to_kv.weight"] = f"{new_block}.attention.to_key_value.weight"

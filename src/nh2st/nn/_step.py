@@ -28,7 +28,8 @@ def training_step(
     network
         The network; put into training mode.
     batch
-        Targets with their neighbourhoods, on the network's device. Each distinct patch is flipped and turned once.
+        Targets with their neighbourhoods, on the network's device. Each distinct patch is flipped and turned once;
+        feature maps are taken as they are.
     optimizer
         Optimizer of the network's parameters.
     generator
@@ -63,7 +64,8 @@ def training_step(
         msg = f"precision must be one of {', '.join(map(repr, PRECISIONS))}, not {precision!r}."
         raise ValueError(msg)
     network.train()
-    batch = replace(batch, images=random_dihedral(channel_first(batch.images), generator))
+    if not batch.images.is_floating_point():
+        batch = replace(batch, images=random_dihedral(channel_first(batch.images), generator))
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         losses = network.losses(network(batch), batch)
     optimizer.zero_grad()
