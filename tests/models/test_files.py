@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 from collections.abc import Callable
@@ -160,7 +161,39 @@ def test_newer_format(file):
 )
 def test_headers_that_do_not_fit_the_weights(file, change):
     rewrite(file, change)
-    with pytest.raises(ValueError, match="model.safetensors is damaged: its header and weights do not fit together"):
+    with pytest.raises(
+        ValueError, match="model.safetensors cannot be loaded: its header and weights do not fit together"
+    ):
+        nh.models.load(file)
+
+
+@pytest.mark.parametrize("name", ["genes", "target", "patch_um", "baselines", "history", "provenance"])
+def test_header_fields_that_are_missing_or_wrong_are_named(file, name):
+    content = file.read_bytes()
+    rewrite(file, lambda header: header.pop(name))
+    with pytest.raises(ValueError, match=f"do not fit together.*the header lacks {name}"):
+        nh.models.load(file)
+    file.write_bytes(content)
+    rewrite(file, lambda header: header.update({name: "text"}))
+    with pytest.raises(ValueError, match=f"do not fit together.*the header's {name} cannot be read"):
+        nh.models.load(file)
+
+
+def test_unknown_header_fields_are_ignored(model, file, caplog):
+    rewrite(file, lambda header: header.update(novelty=1, another="x"))
+    with caplog.at_level(logging.DEBUG, logger="nh2st"):
+        assert nh.models.load(file).sha256 == model.sha256
+    assert f"Unknown fields in the header of {file} are ignored: another, novelty." in caplog.text
+
+
+def test_files_from_before_there_were_fields_for_prediction_alone(model, file):
+    rewrite(file, lambda header: [header.pop("inference_only"), header.pop("shared_encoder")])
+    assert nh.models.load(file).sha256 == model.sha256
+
+
+def test_encoder_that_is_not_there(file):
+    rewrite(file, lambda header: header["config"].update(encoder="resnet_of_the_future"))
+    with pytest.raises(ValueError, match="not with the installed versions of nh2st and timm.*'resnet_of_the_future'"):
         nh.models.load(file)
 
 

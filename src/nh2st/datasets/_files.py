@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import logging
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from glob import escape
 from importlib import resources
 from pathlib import Path
 
+from nh2st._download import download
 from nh2st._keys import DATA_DIR_VARIABLE
-from nh2st._settings import logger, settings
+from nh2st._settings import settings
 
 BASE_URL = "https://raw.githubusercontent.com"
 
@@ -125,32 +124,6 @@ def _downloaded(dataset: str, sections: list[str]) -> dict[str, dict[str, Path]]
 
 
 def fetch(file: RemoteFile) -> Path:
-    """Path of a file in the cache, downloaded if it is not there yet.
-
-    The download goes to a temporary name and is moved to its place only after its checksum was found right.
-    """
-    import pooch
-    from requests import RequestException
-
-    folder = Path(settings.cache_dir).expanduser() / file.dataset
-    target = folder / file.path
-    by_hand = f"To do it by hand, put {file.url} (sha256 {file.sha256}) at {target}."
-    bar = sys.stderr.isatty() and logger.level <= logging.INFO
-    pooch.get_logger().setLevel(logging.WARNING)
-    if not target.exists():
-        logger.info("downloading %s to %s", file.url, target)
-    try:
-        pooch.retrieve(
-            file.url,
-            known_hash=f"sha256:{file.sha256}",
-            path=target.parent,
-            fname=target.name,
-            downloader=pooch.HTTPDownloader(progressbar=bar, timeout=30),
-        )
-    except RequestException as error:
-        msg = f"Could not download {file.url}: {error}. {by_hand}"
-        raise ConnectionError(msg) from error
-    except ValueError as error:
-        msg = f"The download of {file.url} is damaged: its sha256 is not the expected one. Try again. {by_hand}"
-        raise ValueError(msg) from error
-    return target
+    """Path of a file in the cache, downloaded if it is not there yet."""
+    target = Path(settings.cache_dir).expanduser() / file.dataset / file.path
+    return download(file.url, target, sha256=file.sha256, size=int(file.bytes))

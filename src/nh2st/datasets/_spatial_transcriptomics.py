@@ -62,10 +62,10 @@ def her2st(sections: str | Iterable[str] = ("B4", "C2", "C3"), *, path: str | Pa
     -------
     For each section NAME a multiscale image ``NAME_image`` and circles ``NAME`` (100 um wide) in the coordinate system
     NAME, and one ``table`` for all: raw counts of the union of the sections' genes (0 where a section's file lacks a
-    gene), ``obs["donor"]``, ``obs["section"]``, the position on the array in ``obs["array_row"]``, ``obs["array_col"]``
-    and ``obs["spot"]``, pixel centres in ``obsm["spatial"]``. Micrometres per pixel are in ``attrs["nh2st"]["mpp"]``,
-    from the array's pitch of 200 um. Spots that have only counts or only a position are left out, and the log says how
-    many.
+    gene), ``obs["donor"]``, ``obs["section"]``, ``obs["organism"]``, ``obs["assay"]``, the position on the array in
+    ``obs["array_row"]``, ``obs["array_col"]`` and ``obs["spot"]``, pixel centres in ``obsm["spatial"]``. Micrometres
+    per pixel are in ``attrs["nh2st"]["mpp"]``, from the array's pitch of 200 um. Spots that have only counts or only a
+    position are left out, and the log says how many.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def her2st(sections: str | Iterable[str] = ("B4", "C2", "C3"), *, path: str | Pa
     >>> sdata["table"].obs["donor"].unique().tolist()  # doctest: +SKIP
     ['B', 'C']
     """
-    return _read(HER2ST, sections, path, pitch_um=HER2ST_PITCH_UM, has_donors=True)
+    return _read(HER2ST, sections, path, pitch_um=HER2ST_PITCH_UM, organism="Homo sapiens", has_donors=True)
 
 
 def mouse_olfactory_bulb(
@@ -135,18 +135,32 @@ def mouse_olfactory_bulb(
     >>> sdata["table"].n_vars  # doctest: +SKIP
     1000
     """
-    return _read(MOB, sections, path, pitch_um=MOB_PITCH_UM, has_donors=False)
+    return _read(MOB, sections, path, pitch_um=MOB_PITCH_UM, organism="Mus musculus", has_donors=False)
 
 
 def _read(
-    layout: Layout, sections: str | Iterable[str], path: str | Path | None, *, pitch_um: float, has_donors: bool
+    layout: Layout,
+    sections: str | Iterable[str],
+    path: str | Path | None,
+    *,
+    pitch_um: float,
+    organism: str,
+    has_donors: bool,
 ) -> SpatialData:
     files = section_files(layout, sections, path)
     names = progress(files, f"reading {layout.dataset}")
-    return to_spatialdata([_section(name, files[name], pitch_um, has_donors) for name in names])
+    return to_spatialdata(
+        [_section(name, files[name], pitch_um, _annotation(name, organism, has_donors)) for name in names]
+    )
 
 
-def _section(name: str, files: dict[str, Path], pitch_um: float, has_donors: bool) -> SpotSection:
+def _annotation(name: str, organism: str, has_donors: bool) -> dict[str, str]:
+    """What all spots of a section have in common, under the keys of the CELLxGENE schema."""
+    donor = {DONOR: name[0]} if has_donors else {}
+    return {**donor, "organism": organism, "assay": "Spatial Transcriptomics"}
+
+
+def _section(name: str, files: dict[str, Path], pitch_um: float, annotation: dict[str, str]) -> SpotSection:
     import numpy as np
     import pandas as pd
     from scipy.sparse import csr_matrix
@@ -168,7 +182,7 @@ def _section(name: str, files: dict[str, Path], pitch_um: float, has_donors: boo
         radius_um=SPOT_RADIUS_UM,
         counts=csr_matrix(counts.to_numpy(np.float32)),
         genes=counts.columns,
-        obs=pd.DataFrame({DONOR: name[0]} if has_donors else {}, index=shared),
+        obs=pd.DataFrame(annotation, index=shared),
     )
 
 

@@ -1,8 +1,11 @@
-"""Trained models: what they hold, and the files that they are saved in."""
+"""Trained models: what they hold, the files that they are saved in, and those that can be downloaded."""
 
 from __future__ import annotations
 
+from nh2st.models._encoders import encoders
 from nh2st.models._load import load
 from nh2st.models._model import Model
+from nh2st.models._registry import available
+from nh2st.models._released import from_released
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "available", "encoders", "from_released", "load"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from nh2st._keys import NAMESPACE
 
 FORMAT_VERSION = 1
+SUFFIX = ".safetensors"
 
 
 def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:

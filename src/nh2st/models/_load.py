@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from nh2st._settings import logger
 from nh2st.models._baselines import Baselines
 from nh2st.models._file import read_file
-from nh2st.models._model import Model
+from nh2st.models._model import PREDICTING, Model, under
+from nh2st.models._registry import find_file, is_name, registry
 from nh2st.nn import NH2ST, Encoder, NetworkConfig, create_encoder
 from nh2st.pp._target import Target
 
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "config": dict,
+    "genes": list,
+    "target": dict,
+    "patch_um": (float, int, type(None)),
+    "baselines": bool,
+    "shared_encoder": bool,
+    "inference_only": bool,
+    "history": list,
+    "provenance": dict,
+}
+_DEFAULTS = {"shared_encoder": False, "inference_only": False}
+_VERSION = "format"
 
-def load(path: str | Path) -> Model:
-    """Load a model from a file written by :meth:`nh2st.models.Model.save`.
+
+def load(name_or_path: str | Path) -> Model:
+    """Load a pretrained model by its name, or a model from a file written by :meth:`nh2st.models.Model.save`.
 
     Parameters
     ----------
-    path
-        The safetensors file.
+    name_or_path
+        A name of :func:`nh2st.models.available`, or a safetensors file. A name stands for the pretrained model even
+        where there is a file of that name; ``"./name"`` or a :class:`~pathlib.Path` stands for the file.
 
     Returns
     -------
@@ -29,55 +49,116 @@ def load(path: str | Path) -> Model:
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If there is neither such a file nor such a name, or a pretrained model is neither on this machine nor at a known
+        address.
     ValueError
         If the file is no model of this package, is damaged, or was written by a newer format.
+    ConnectionError, OSError
+        If a pretrained model cannot be downloaded, or the cache cannot be written to.
+
+    Notes
+    -----
+    The file of a pretrained model is taken from the folder ``weights`` of ``nh2st.settings.cache_dir``, else from a
+    checkout that the package is run from, else from ``nh2st.settings.weights_url``, and put into the cache. It is used
+    only if its sha256 is that of the registry.
 
     Examples
     --------
     >>> import nh2st as nh
     >>> model = nh.models.load("model.safetensors")  # doctest: +SKIP
     """
-    path = Path(path)
+    path = _path_of(name_or_path)
     header, tensors = read_file(path)
     try:
-        return _build(header, tensors)
+        with _same_start():
+            return _build(header, tensors, path)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        msg = f"{path} is damaged: its header and weights do not fit together ({reason})."
+        msg = (
+            f"{path} cannot be loaded: its header and weights do not fit together, or not with the installed versions "
+            f"of nh2st and timm ({reason})."
+        )
         raise ValueError(msg) from error
 
 
-def _build(header: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+def _path_of(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path)
+    if not isinstance(name_or_path, str) or not is_name(name_or_path):
+        return path
+    models = registry()
+    if name_or_path in models:
+        if path.is_file():
+            logger.warning(
+                "%r is loaded as the pretrained model of this name; the file in the current folder is './%s'.",
+                name_or_path,
+                name_or_path,
+            )
+        return find_file(models[name_or_path])
+    if not path.is_file():
+        msg = f"There is no model file {path}, and no pretrained model of this name: {', '.join(models) or 'none yet'}."
+        raise FileNotFoundError(msg)
+    return path
+
+
+def _build(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Model:
+    header = _checked(header, path)
     config = NetworkConfig.from_dict(header["config"])
-    network = NH2ST(config, encoder_weights=None)
-    network.load_state_dict(_under("network.", tensors))
-    network.eval()
+    network = _network(config, under("network.", tensors), inference_only=header["inference_only"])
     if len(header["genes"]) != config.n_genes:
         msg = f"{len(header['genes'])} genes in the header, {config.n_genes} outputs"
         raise ValueError(msg)
+    shared = network.encoder if header["shared_encoder"] else None
     return Model(
         network=network,
         genes=[str(gene) for gene in header["genes"]],
         target=Target.from_dict(header["target"]),
         patch_um=header["patch_um"],
-        baselines=_baselines(config.encoder, tensors) if header["baselines"] else None,
+        baselines=_baselines(config, tensors, shared) if header["baselines"] else None,
         history=header["history"],
         provenance=header["provenance"],
+        inference_only=header["inference_only"],
     )
 
 
-def _baselines(encoder_name: str, tensors: dict[str, Tensor]) -> Baselines:
-    encoder: Encoder = create_encoder(encoder_name, weights=None)
-    encoder.load_state_dict(_under("baselines.encoder.", tensors))
-    encoder.eval()
+def _checked(header: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Header whose fields are all there and of the right type; fields that this version does not know are ignored."""
+    header = _DEFAULTS | header
+    if missing := [name for name in _FIELDS if name not in header]:
+        msg = f"the header lacks {', '.join(missing)}"
+        raise ValueError(msg)
+    if wrong := [name for name, kind in _FIELDS.items() if not isinstance(header[name], kind)]:
+        msg = f"the header's {', '.join(wrong)} cannot be read"
+        raise ValueError(msg)
+    if unknown := sorted(header.keys() - _FIELDS.keys() - {_VERSION}):
+        logger.debug("Unknown fields in the header of %s are ignored: %s.", path, ", ".join(unknown))
+    return header
+
+
+def _network(config: NetworkConfig, weights: dict[str, Tensor], *, inference_only: bool) -> NH2ST:
+    network = NH2ST(config, encoder_weights=None)
+    if inference_only:
+        untrained = {name: value for name, value in network.state_dict().items() if not name.startswith(PREDICTING)}
+        weights = untrained | weights
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def _baselines(config: NetworkConfig, tensors: dict[str, Tensor], shared: Encoder | None) -> Baselines:
+    encoder = shared
+    if encoder is None:
+        encoder = create_encoder(config.encoder, weights=None)
+        encoder.load_state_dict(under("baselines.encoder.", tensors))
     return Baselines(
         mean=tensors["baselines.mean"],
         coefficients=tensors["baselines.coefficients"],
         intercept=tensors["baselines.intercept"],
-        encoder=encoder,
+        encoder=encoder.eval(),
     )
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+@contextmanager
+def _same_start() -> Iterator[None]:
+    """Let what a file leaves out start in the same way every time, and the random numbers of the user go on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield

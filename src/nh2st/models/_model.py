@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nh2st.models._baselines import Baselines
 from nh2st.models._file import write_file
 from nh2st.nn import NH2ST, NetworkConfig
 from nh2st.pp._target import Target
+
+PREDICTING = ("encoder.", "image_projection.", "head.")
+"""Parts of the network that a prediction needs; the others are for training alone."""
+
+_BASELINE_ENCODER = "baselines.encoder."
 
 
 @dataclass
@@ -46,6 +51,8 @@ class Model:
     """One entry an epoch: losses and validation scores."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Plain values: package version, seed, training sections and groups, scale of their images, settings."""
+    inference_only: bool = False
+    """Whether it came from a file of the predicting part in half precision; the other parts are then untrained."""
 
     @property
     def config(self) -> NetworkConfig:
@@ -65,36 +72,31 @@ class Model:
     @cached_property
     def sha256(self) -> str:
         """Checksum over header (without the history) and weights, the same before and after saving."""
-        header = {name: value for name, value in self.header().items() if name != "history"}
+        tensors = self.tensors()
+        header = {name: value for name, value in self._header(tensors).items() if name != "history"}
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-        for name, tensor in sorted(self.tensors().items()):
+        for name, tensor in sorted(tensors.items()):
             digest.update(name.encode())
             digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def header(self) -> dict[str, Any]:
-        """Everything but the weights, as plain JSON values."""
-        return {
-            "config": self.config.to_dict(),
-            "genes": self.genes,
-            "target": self.target.to_dict(),
-            "patch_um": self.patch_um,
-            "baselines": self.baselines is not None,
-            "history": self.history,
-            "provenance": self.provenance,
-        }
-
     def tensors(self) -> dict[str, Tensor]:
-        """The weights by name, on the CPU."""
+        """The weights that a file holds, by name, on the CPU.
+
+        An encoder that training left as it was is that of the ridge baseline too, and is there once.
+        """
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         if self.baselines is not None:
             encoder = self.baselines.encoder.state_dict()
-            tensors |= {f"baselines.encoder.{name}": tensor for name, tensor in encoder.items()}
+            tensors |= {f"{_BASELINE_ENCODER}{name}": tensor for name, tensor in encoder.items()}
             for name in ("mean", "coefficients", "intercept"):
                 tensors[f"baselines.{name}"] = getattr(self.baselines, name)
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        if self.inference_only:
+            tensors = self._predicting_part(tensors)
+        return _without_second_encoder(tensors)
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, inference_only: bool = False) -> Path:
         """Write the model to one safetensors file with a JSON header.
 
         The file is written under a temporary name and renamed, so that an interruption leaves no half file.
@@ -103,6 +105,10 @@ class Model:
         ----------
         path
             File to write, such as ``model.safetensors``; replaced if it exists.
+        inference_only
+            Leave out the parts that only training needs, and store matrices and kernels in half precision: a file to
+            publish. The model that is loaded from it computes in single precision from these rounded weights, and
+            always saves in this way. It can be fine-tuned; the parts that are not there start afresh.
 
         Returns
         -------
@@ -113,11 +119,44 @@ class Model:
         OSError
             If the folder cannot be written to, or the disk is full.
         """
-        return write_file(Path(path), self.header(), self.tensors())
+        model = replace(self, inference_only=True) if inference_only else self
+        tensors = model.tensors()
+        return write_file(Path(path), model._header(tensors), tensors)
+
+    def _header(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Everything but the weights, as plain JSON values."""
+        return {
+            "config": self.config.to_dict(),
+            "genes": self.genes,
+            "target": self.target.to_dict(),
+            "patch_um": self.patch_um,
+            "baselines": self.baselines is not None,
+            "shared_encoder": self.baselines is not None and not under(_BASELINE_ENCODER, tensors),
+            "inference_only": self.inference_only,
+            "history": self.history,
+            "provenance": self.provenance,
+        }
+
+    def _predicting_part(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        modules: list[tuple[str, nn.Module]] = [("network.", self.network)]
+        if self.baselines is not None:
+            modules.append((_BASELINE_ENCODER, self.baselines.encoder))
+        # Biases and statistics of normalisations are few, and matter most.
+        large = {
+            prefix + name for prefix, module in modules for name, weight in module.named_parameters() if weight.ndim > 1
+        }
+        kept = (*(f"network.{part}" for part in PREDICTING), "baselines.")
+        return {
+            name: _halved(tensor) if name in large else tensor
+            for name, tensor in tensors.items()
+            if name.startswith(kept)
+        }
 
     def summary(self) -> str:
         """Describe the model in a few lines of text."""
-        weights = sum(tensor.numel() for tensor in self.network.parameters())
+        kept = PREDICTING if self.inference_only else ""
+        weights = sum(weight.numel() for name, weight in self.network.named_parameters() if name.startswith(kept))
+        form = ", rounded to half precision, for prediction" if self.inference_only else ""
         patch = f"{self.patch_px} px" + ("" if self.patch_um is None else f" of {self.patch_um:g} um")
         best = max((row["val_pearson"] for row in self.history if "val_pearson" in row), default=float("nan"))
         first = ", ".join(self.genes[:5]) + (", ..." if len(self.genes) > 5 else "")
@@ -127,11 +166,29 @@ class Model:
             f"  target       {self.target.describe()}",
             f"  patches      {patch}",
             f"  encoder      {self.config.encoder}",
-            f"  weights      {weights / 1e6:.1f} million",
+            f"  weights      {weights / 1e6:.1f} million{form}",
             f"  trained on   {', '.join(self.provenance.get('sections', [])) or 'unknown'}",
             f"  validation   best mean PCC {best:.3f} ({self.provenance.get('validation', 'unknown split')})",
         ]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"Model({self.name}: {len(self.genes)} genes, {len(self.history)} epochs)"
+        form = ", for prediction" if self.inference_only else ""
+        return f"Model({self.name}: {len(self.genes)} genes, {len(self.history)} epochs{form})"
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    half = tensor.half()
+    return half if torch.isfinite(half).all() else tensor
+
+
+def _without_second_encoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out the encoder of the baselines where the network's is equal."""
+    encoder, second = (under(prefix, tensors) for prefix in ("network.encoder.", _BASELINE_ENCODER))
+    if encoder.keys() != second.keys() or not all(torch.equal(encoder[name], second[name]) for name in encoder):
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_BASELINE_ENCODER)}
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
