@@ -58,7 +58,7 @@ typehints_use_rtype = False
 always_use_bars_union = True
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "substitution"]
-myst_substitutions = {"help_main": _help(), "help_demo": _help("demo")}
+myst_substitutions = {"help_main": _help(), "help_demo": _help("demo"), "help_predict": _help("predict")}
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 bibtex_bibfiles = ["references.bib"]

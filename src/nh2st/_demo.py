@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import nh2st as nh
+from nh2st._slides import write_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +50,7 @@ def run(*, data: Path | None, output: Path, epochs: int | None, device: str, see
     _step("Figures")
     _draw(plan, model, output)
     _step("SpatialData")
-    _write_zarr(plan.sdata, output / "sections.zarr")
+    write_store(plan.sdata, output / "sections.zarr")
     click.echo(f"\n{_table(metrics, plan.held_out, model.target.describe())}")
     click.echo(f"\nDone in {time.monotonic() - started:.0f} s. Look into {output}/:")
     for path in sorted(output.iterdir()):
@@ -99,17 +98,6 @@ def _draw(plan: _Plan, model: nh.models.Model, output: Path) -> None:
     nh.pl.gene_correlation(plan.sdata, save=output / "gene_correlation.png", show=False)
     nh.pl.training_history(model, save=output / "training_history.png", show=False)
     nh.pl.patches(plan.sdata, sections=section, patch_px=model.patch_px, save=output / "patches.png", show=False)
-
-
-def _write_zarr(sdata: SpatialData, path: Path) -> None:
-    """Write under a temporary name and rename, so that an earlier result is replaced only by a whole one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="zarr v3 autosharding")
-        sdata.write(temporary)
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.rename(path)
 
 
 def _table(metrics: pd.DataFrame, section: str, units: str) -> str:

@@ -7,7 +7,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from spatialdata import SpatialData
+from spatialdata import SpatialData, deepcopy
 
 import nh2st as nh
 from nh2st._results import write_predictions
@@ -32,10 +32,8 @@ def _sections() -> SpatialData:
 
 @pytest.fixture
 def sdata() -> SpatialData:
-    """Two synthetic sections; image and shapes are shared between tests, the table is a copy."""
-    shared = _sections()
-    elements = {"images": dict(shared.images), "shapes": dict(shared.shapes)}
-    return SpatialData(**elements, tables={"table": shared["table"].copy()}, attrs=shared.attrs)
+    """Two synthetic sections."""
+    return deepcopy(_sections())
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
+from nh2st._identifiers import loose
 from nh2st._keys import GENE_FLAG, N_GENES
+from nh2st._panel import match_panel, place_of
 from nh2st._sections import Data, Spots, find_spots, tables_of
 from nh2st._settings import logger
 from nh2st.pp import _rank
@@ -56,7 +58,8 @@ def select_genes(
         variable genes (``"seurat"`` flavour, sections as batches). ``"moran"``: the highest Moran's I over the spatial
         graph, mean over sections. The latter two on natural ``log1p`` of counts scaled to 10,000.
     genes
-        The genes themselves, in which case `n_genes` and `method` do not matter.
+        The genes themselves, in which case `n_genes` and `method` do not matter; named as in ``var_names``, or as in
+        another column of ``var``, such as ``gene_ids``.
     layer
         Layer that holds the counts; ``layers["counts"]`` where there is one, else ``X``, where absent.
     sections
@@ -92,7 +95,7 @@ def select_genes(
     everywhere = chosen if sections is None else find_spots(data, spots=spots, table_key=table_key)
     panel = choose_genes(chosen, n_genes, method, genes, layer)
     for table in tables_of(everywhere):
-        table.var[GENE_FLAG] = table.var_names.isin(panel)
+        table.var[GENE_FLAG] = table.var_names.isin(match_panel(table, panel).names)
     return data if copy else None
 
 
@@ -104,9 +107,10 @@ def choose_genes(
     layer: str | None = None,
 ) -> list[str]:
     """Names of the genes that :func:`select_genes` marks, best first; nothing is written."""
-    names = [_unique_names(table) for table in tables_of(spots)]
+    tables = tables_of(spots)
+    names = [_unique_names(table) for table in tables]
     if genes is not None:
-        return check_genes(names, genes)
+        return check_genes(tables, genes)
     if method not in _METHODS:
         msg = f"There is no method {method!r}; choose one of {', '.join(map(repr, _METHODS))}, or give `genes=`."
         raise ValueError(msg)
@@ -122,8 +126,8 @@ def choose_genes(
     return common[order].tolist()
 
 
-def check_genes(names: Sequence[pd.Index], genes: Sequence[str]) -> list[str]:
-    """Drop repetitions, and make sure that all tables have the genes.
+def check_genes(tables: Sequence[AnnData], genes: Sequence[str]) -> list[str]:
+    """Drop repetitions, and make sure that all tables have the genes, by ``var_names`` or another column of ``var``.
 
     Raises
     ------
@@ -136,18 +140,20 @@ def check_genes(names: Sequence[pd.Index], genes: Sequence[str]) -> list[str]:
     if not panel:
         msg = "`genes` is empty: give at least one gene, or leave it out to have genes chosen."
         raise ValueError(msg)
-    for index in names:
-        missing = [gene for gene in panel if gene not in index]
-        if missing:
-            listed = ", ".join(_with_suggestion(gene, index) for gene in missing[:10])
+    for table in tables:
+        match = match_panel(table, panel)
+        if missing := match.missing:
+            listed = ", ".join(_with_suggestion(gene, table.var_names) for gene in missing[:10])
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             msg = f"{len(missing)} of {len(panel)} genes are not in the table: {listed}{more}."
             raise KeyError(msg)
+        if match.other is not None:
+            logger.info("%d of the genes are found by %s.", len(match.other.positions), place_of(match.other.source))
     return panel
 
 
 def _with_suggestion(gene: str, names: pd.Index) -> str:
-    same = [name for name in names if name.casefold() == gene.casefold()]
+    same = [name for name in names if loose(name) == loose(gene)]
     close = same or get_close_matches(gene, list(names), n=2, cutoff=0.75)
     return f"{gene!r} (did you mean {' or '.join(map(repr, close))}?)" if close else repr(gene)
 

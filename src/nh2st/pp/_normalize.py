@@ -10,6 +10,7 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from nh2st._keys import GENE_FLAG, TARGET_LAYER
+from nh2st._panel import match_panel
 from nh2st._sections import Data, Spots, find_spots, tables_of
 from nh2st.pp._counts import check_counts
 from nh2st.pp._genes import check_genes
@@ -102,7 +103,7 @@ def _columns(adata: AnnData, target: Target, genes: Sequence[str] | None) -> np.
     if target.scaled_over == "all":
         return None
     if genes is not None:
-        return adata.var_names.get_indexer(check_genes([adata.var_names], genes))
+        return match_panel(adata, check_genes([adata], genes)).columns
     if GENE_FLAG not in adata.var:
         msg = f"The target {target.kind!r} is scaled over a panel: call `nh2st.pp.select_genes` or give `genes=`."
         raise ValueError(msg)

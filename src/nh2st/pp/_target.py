@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, diags
 
 from nh2st._keys import TARGET_SUM
+from nh2st._panel import match_panel
 from nh2st._sections import Spots
 from nh2st._settings import logger
 from nh2st.pp._counts import check_counts
@@ -114,7 +115,7 @@ def target_values(
         If there are no valid counts.
     """
     target = Target.named(target)
-    columns = spots.adata.var_names.get_indexer(list(panel))
+    columns = match_panel(spots.adata, panel).columns
     there = columns >= 0
     counts = check_counts(spots.adata, layer, spots.rows, name=f"section {spots.name!r}")
     values = np.full((len(spots.rows), len(columns)), np.nan, dtype=np.float32)

@@ -1,0 +1,160 @@
+"""Embeddings of patches by a frozen image encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from nh2st._arguments import at_least_one
+from nh2st._device import Precision
+from nh2st._inference import check_place, checksum, features_of
+from nh2st._keys import EMBEDDING, ENCODER, NAMESPACE, PATCH_PX, PATCH_UM
+from nh2st._results import check_key, check_ours
+from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
+from nh2st._sections import ImageData, Section, find_sections, tables_of
+from nh2st.nn import create_encoder
+
+
+def embed(
+    data: ImageData,
+    encoder: str = ENCODER,
+    *,
+    encoder_weights: str | Path | None = "pretrained",
+    key_added: str = EMBEDDING,
+    patch_um: float = PATCH_UM,
+    patch_px: int = PATCH_PX,
+    batch_size: int = 64,
+    mpp: Mpp = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    client: Any = None,
+    overwrite: bool = False,
+    sections: Iterable[str] | None = None,
+    spots: str | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+) -> None:
+    """Embed the patch of every spot with a frozen image encoder.
+
+    Embeddings are kept in the cache (``settings.cache_dir``, at most ``settings.cache_limit`` bytes) and found again as
+    long as image, scale, spots, patch size and encoder stay the same.
+
+    Parameters
+    ----------
+    data
+        A SpatialData, or a list or dictionary of them, with images and spots.
+    encoder
+        Name of an encoder of :func:`nh2st.models.encoders` or of timm.
+    encoder_weights
+        ``"pretrained"``, a local weights file, or `None` for random weights.
+    key_added
+        Name of the embeddings in ``obsm``.
+    patch_um
+        Side of the patches in micrometres.
+    patch_px
+        Side of the patches in pixels, after resampling.
+    batch_size
+        Patches per step; does not change the result.
+    mpp
+        Micrometres per pixel of all images, or ``"native"`` for patches of `patch_px` plain pixels. Where absent, the
+        scale that is known for each image.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    precision
+        ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device.
+    client
+        A ``dask.distributed.Client``, whose workers share the work (see :func:`nh2st.tl.predict`).
+    overwrite
+        Replace embeddings of this name that this package did not write.
+    sections
+        Names of the sections to embed; all where absent. Other spots are NaN.
+    spots
+        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one. Other spots are NaN.
+    table_key, image_key, shapes_key, coordinate_system
+        Which elements to use where several fit.
+
+    Returns
+    -------
+    `None`. Written into each table: ``obsm[key_added]``, float32 of shape (n_obs, n_features) with the precision of
+    half floats, and ``uns["nh2st"][key_added]``, encoder, patch size and scale.
+
+    Raises
+    ------
+    ValueError
+        If the encoder is unknown or cannot take such patches, the scale of an image is unknown, or embeddings would be
+        replaced that are not ours.
+    OSError
+        If an image cannot be read; section and image are named, and nothing is written.
+
+    Examples
+    --------
+    >>> import nh2st as nh
+    >>> sdata = nh.datasets.synthetic(n_sections=2)
+    >>> nh.pp.embed(sdata, patch_px=32)
+    >>> sdata["table"].obsm["nh2st_embedding"].shape
+    (288, 1280)
+    """
+    at_least_one("batch_size", batch_size)
+    check_place(device, precision, client)
+    found = find_sections(
+        data,
+        sections=sections,
+        spots=spots,
+        table_key=table_key,
+        image_key=image_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+    )
+    for table in tables_of(found):
+        _check_free(table, key_added, overwrite=overwrite)
+    scales = [resolve_mpp(one, mpp) for one in found]
+    windows = [
+        patch_windows(one, patch_um=patch_um, patch_px=patch_px, mpp=um) for one, um in zip(found, scales, strict=True)
+    ]
+    model = create_encoder(encoder, encoder_weights)
+    model.map_shape(patch_px)
+    features = features_of(
+        model, found, windows, batch_size=batch_size, device=device, precision=precision, client=client
+    )
+    record = {
+        "package_version": version("nh2st"),
+        "encoder": encoder,
+        "weights_sha256": checksum(model),
+        "patch_um": "native" if mpp == NATIVE else patch_um,
+        "patch_px": patch_px,
+    }
+    _write(found, features, scales, key_added, record)
+
+
+def _write(
+    sections: Sequence[Section],
+    features: Sequence[np.ndarray],
+    scales: Sequence[float | str],
+    key: str,
+    record: Mapping[str, Any],
+) -> None:
+    for table in tables_of(sections):
+        mine = [number for number, one in enumerate(sections) if one.adata is table]
+        values = np.full((table.n_obs, features[0].shape[1]), np.nan, dtype=np.float32)
+        for number in mine:
+            values[sections[number].rows] = features[number]
+        table.obsm[key] = values
+        mpp = {sections[number].region: scales[number] for number in mine}
+        table.uns.setdefault(NAMESPACE, {})[key] = {**record, "mpp": mpp}
+
+
+def _check_free(table: AnnData, key: str, *, overwrite: bool) -> None:
+    """Refuse to replace what is not an embedding of this package."""
+    check_key(table, key)
+    recorded = table.uns.get(NAMESPACE, {}).get(key)
+    if recorded is not None and "genes" in recorded:
+        msg = f"key_added={key!r} is the name of predictions. Choose another name for the embeddings."
+        raise ValueError(msg)
+    check_ours(table, key, ("obsm",), ours=recorded is not None, overwrite=overwrite)
