@@ -11,11 +11,11 @@ import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csc_matrix, issparse
 
-from nh2st._keys import COUNTS_LAYER, NAMESPACE, PREDICTED_SUFFIX, SPATIAL, TARGET_LAYER, TRAINING
+from nh2st._keys import COUNTS_LAYER, NAMESPACE, PREDICTED_SUFFIX, SPATIAL, TARGET_LAYER, TILES, TRAINING
 from nh2st._sections import Spots
 
 _KEY = re.compile(r"[A-Za-z0-9_.-]+")
-_RESERVED = frozenset({COUNTS_LAYER, TRAINING, TARGET_LAYER, SPATIAL})
+_RESERVED = frozenset({COUNTS_LAYER, TRAINING, TARGET_LAYER, SPATIAL, TILES})
 
 
 def check_key(table: AnnData, key: str) -> None:
@@ -24,7 +24,8 @@ def check_key(table: AnnData, key: str) -> None:
     Raises
     ------
     ValueError
-        If `key` has other characters than letters, digits and ``_.-``, is reserved, or is a layer's but for case.
+        If `key` has other characters than letters, digits and ``_.-``, is reserved, or is that of a layer
+        or of an entry of obsm but for case.
     """
     if not _KEY.fullmatch(key):
         msg = f"key_added={key!r} cannot be stored: use letters, digits, '_', '.' and '-'."
@@ -32,10 +33,11 @@ def check_key(table: AnnData, key: str) -> None:
     if key in _RESERVED:
         msg = f"key_added={key!r} is reserved; choose another name."
         raise ValueError(msg)
-    clash = [name for name in table.layers if name != key and name.lower() == key.lower()]
-    if clash:
-        msg = f"key_added={key!r} differs from layers[{clash[0]!r}] by case alone; choose another name."
-        raise ValueError(msg)
+    for place in ("layers", "obsm"):
+        clash = [name for name in getattr(table, place) if name != key and name.lower() == key.lower()]
+        if clash:
+            msg = f"key_added={key!r} differs from {place}[{clash[0]!r}] by case alone; choose another name."
+            raise ValueError(msg)
 
 
 def check_replaceable(table: AnnData, key: str, *, overwrite: bool) -> None:
@@ -52,7 +54,18 @@ def check_replaceable(table: AnnData, key: str, *, overwrite: bool) -> None:
         msg = f"Gene names repeat in the table ({examples}). Call `adata.var_names_make_unique()`."
         raise ValueError(msg)
     ours = "genes" in table.uns.get(NAMESPACE, {}).get(key, {})
-    there = [name for name in ("layers", "obsm") if key in getattr(table, name)]
+    check_ours(table, key, ("layers", "obsm"), ours=ours, overwrite=overwrite)
+
+
+def check_ours(table: AnnData, key: str, places: Iterable[str], *, ours: bool, overwrite: bool) -> None:
+    """Refuse to replace what is in these places under a name if it is not ours.
+
+    Raises
+    ------
+    ValueError
+        If there is something and `overwrite` is not set.
+    """
+    there = [name for name in places if key in getattr(table, name)]
     if there and not ours and not overwrite:
         msg = (
             f"{there[0]}[{key!r}] exists and was not written by nh2st. Choose another `key_added=`, or replace it with "
@@ -79,17 +92,21 @@ def write_layer(table: AnnData, key: str, values: np.ndarray, genes: Sequence[st
     """Write values (n_obs, n_genes) of those genes that the table has into a layer."""
     columns = table.var_names.get_indexer(list(genes))
     there = np.flatnonzero(columns >= 0)
-    filled = values[:, there[np.argsort(columns[there])]]
+    order = there[np.argsort(columns[there])]
     of_panel = np.zeros(table.n_vars, dtype=bool)
     of_panel[columns[there]] = True
-    table.layers[key] = filled if of_panel.all() else _csc(filled, of_panel)
+    table.layers[key] = np.take(values, order, axis=1) if of_panel.all() else _csc(values, order, of_panel)
 
 
-def _csc(filled: np.ndarray, of_panel: np.ndarray) -> csc_matrix:
-    n_obs = len(filled)
-    indptr = np.concatenate([[0], np.cumsum(of_panel * n_obs)])
-    indices = np.tile(np.arange(n_obs), filled.shape[1])
-    return csc_matrix((filled.ravel(order="F"), indices, indptr), shape=(n_obs, len(of_panel)))
+def _csc(values: np.ndarray, order: np.ndarray, of_panel: np.ndarray) -> csc_matrix:
+    """Sparse matrix with some columns of the values, in this order, filled; the others are empty."""
+    n_obs = len(values)
+    indptr = np.concatenate([[0], np.cumsum(of_panel * n_obs, dtype=np.int64)])
+    # The narrower index type where it reaches, as tables of many bins are held in memory several times.
+    index_type = np.int32 if indptr[-1] <= np.iinfo(np.int32).max else np.int64
+    indices = np.tile(np.arange(n_obs, dtype=index_type), len(order))
+    filled = np.take(values.T, order, axis=0).reshape(-1)
+    return csc_matrix((filled, indices, indptr.astype(index_type)), shape=(n_obs, len(of_panel)))
 
 
 def provenance_of(table: AnnData, key: str) -> dict[str, Any]:
@@ -111,8 +128,17 @@ def provenance_of(table: AnnData, key: str) -> dict[str, Any]:
 
 def dense_columns(table: AnnData, layer: str, rows: np.ndarray, genes: Iterable[str]) -> np.ndarray:
     """Values (rows, genes) of a layer as a dense array; the table must have the genes."""
-    values = table.layers[layer][:, table.var_names.get_indexer(list(genes))][rows]
-    return np.asarray(values.toarray() if issparse(values) else values)
+    values = table.layers[layer]
+    columns = table.var_names.get_indexer(list(genes))
+    if not issparse(values):
+        return np.asarray(values[:, columns][rows])
+    if values.format != "csc":
+        values, columns = values[:, columns].tocsc(), np.arange(len(columns))
+    # One by one, as a sparse matrix of the same columns would take up more than the dense array.
+    dense = np.empty((len(rows), len(columns)), dtype=values.dtype, order="F")
+    for number, column in enumerate(columns):
+        dense[:, number] = values[:, [column]].toarray()[rows, 0]
+    return dense
 
 
 def predicted_rows(spots: Spots, key: str) -> np.ndarray:

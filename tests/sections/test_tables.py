@@ -179,7 +179,7 @@ def test_shapes_key_chooses_a_region(make_sdata):
         check(sdata, shapes_key="C", table_key="table")
 
 
-def test_own_elements_are_never_inferred(make_sdata):
+def test_own_elements_stand_in_only_where_there_is_nothing_else(make_sdata):
     sdata = make_sdata(("A",))
     sdata["nh2st_tiles"] = sdata["A"].copy()
     tiles = sdata["table"].copy()
@@ -188,8 +188,7 @@ def test_own_elements_are_never_inferred(make_sdata):
     sdata["nh2st"] = TableModel.parse(tiles, region="nh2st_tiles", region_key="region", instance_key="instance_id")
     assert names(sdata) == ["A"]
     del sdata.tables["table"]
-    with pytest.raises(ValueError, match="no table with expression"):
-        check(sdata)
+    assert names(sdata) == ["nh2st_tiles"]
 
 
 def test_region_that_is_not_in_the_object(make_sdata):

@@ -175,7 +175,9 @@ def test_several_results_live_side_by_side(trained, train):
     assert nh.get.predicted(sdata).n_vars == 8
 
 
-def test_model_of_the_session_is_used(make_sdata, train):
+def test_model_of_the_session_is_used(make_sdata, train, monkeypatch, tmp_path):
+    (tmp_path / "registry.json").write_text("[]")
+    monkeypatch.setattr("nh2st.models._registry.REGISTRY_FILE", tmp_path / "registry.json")
     sdata, other = make_sdata(side=3), make_sdata(side=3)
     model = train(sdata)
     nh.tl.predict(sdata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -48,10 +49,26 @@ def set_counts(sdata: SpatialData, change: Callable[[np.ndarray], None]) -> None
         ({"learning_rate": -1.0}, ValueError, "learning_rate must be a positive number, not -1"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must be a positive number"),
         ({"device": "abc"}, ValueError, 'device=\'abc\' is unknown; use "auto", "cpu"'),
+        ({"devices": 0}, ValueError, "devices must be at least 1, not 0"),
+        ({"devices": []}, ValueError, r"devices must be a number of devices, a list of GPUs such as .0, 1., or"),
+        ({"devices": "all"}, ValueError, "devices must be a number of devices.*not 'all'"),
+        ({"devices": True}, ValueError, "devices must be a number of devices.*not True"),
+        ({"devices": [0, 1]}, ValueError, "devices=.0, 1. must be different GPUs; training is to run on 'cpu'"),
+        ({"devices": 2, "device": "cpu:0"}, ValueError, 'names a single device: for several.*device="cpu"'),
+        ({"num_nodes": 0}, ValueError, "num_nodes must be at least 1, not 0"),
+        ({"num_nodes": 2}, ValueError, "num_nodes=2 needs something that starts the script on every node: `srun`"),
+        ({"num_nodes": 2, "device": "cpu:0"}, ValueError, "names a single device"),
+        ({"strategy": "zero"}, ValueError, "Lightning cannot train with .*strategy='zero'"),
+        ({"strategy": "ddp_spawn", "devices": 2}, ValueError, "strategy='ddp_spawn' is not supported.*\"ddp\", in a"),
+        ({"strategy": "ddp_notebook", "devices": 2}, ValueError, "is not supported.*In a notebook, train on one"),
+        ({"strategy": "fsdp", "devices": 2}, ValueError, "fsdp"),
+        ({"fine_tune": 9}, ValueError, "its trained part can be .*not 9"),
+        ({"fine_tune": 0}, ValueError, "its trained part can be .*not 0"),
+        ({"fine_tune": "some"}, ValueError, "its trained part can be .*not 'some'"),
         ({"precision": "fp8"}, ValueError, 'precision must be "auto", "32" or "bf16", not \'fp8\''),
         ({"target": "z-score"}, ValueError, "no target 'z-score'; choose one of 'default', 'paper'"),
-        ({"encoder": "test_resnett"}, ValueError, "no encoder 'test_resnett'. Close names: .*test_resnet"),
-        ({"encoder": "test_vit", "patch_px": 160}, ValueError, "needs a convolutional encoder"),
+        ({"encoder": "test_resnett"}, ValueError, "no encoder 'test_resnett'.* Close names: .*test_resnet"),
+        ({"encoder": "test_vit", "patch_px": 160}, ValueError, "gives tokens and no feature map.*map_px"),
         ({"network": {"widht": 32}}, ValueError, "Unknown fields in the network configuration: widht"),
         ({"network": {"width": 30, "heads": 4}}, ValueError, "heads must divide width"),
         ({"encoder_weights": "nowhere.pth"}, FileNotFoundError, "no file of weights nowhere.pth"),
@@ -106,16 +123,9 @@ def test_weights_of_a_file_are_used(sdata, train, tmp_path):
 
 @pytest.mark.usefixtures("unread")
 def test_random_weights_are_never_silent(sdata, monkeypatch):
-    create = timm.create_model
-
-    def without_connection(name: str, *, pretrained: bool = False, **settings: Any) -> Any:
-        if pretrained:
-            msg = "no connection"
-            raise OSError(msg)
-        return create(name, **settings)
-
-    monkeypatch.setattr(timm, "create_model", without_connection)
-    with pytest.raises(RuntimeError, match="test_resnet could not be downloaded.*encoder_weights=<local file>"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", os.devnull)
+    with pytest.raises(RuntimeError, match="weights of encoder 'test_resnet' could not be had.*encoder_weights=<local"):
         nh.tl.train(sdata, encoder="test_resnet", patch_px=32, patch_um=32, device="cpu")
 
 

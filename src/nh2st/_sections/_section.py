@@ -11,6 +11,7 @@ import numpy as np
 from spatialdata import SpatialData
 from xarray import DataTree
 
+from nh2st._keys import NAMESPACE, TILES
 from nh2st._patches import Pyramid
 from nh2st._patches._pyramid import make_pyramid
 from nh2st._sections._data import Data, objects_of
@@ -95,7 +96,7 @@ def _with_image(
     spots: Spots, sdata: SpatialData, image_key: str | Mapping[str, str] | None, coordinate_system: str | None
 ) -> Section:
     wanted = image_key.get(spots.name, image_key.get(spots.region)) if isinstance(image_key, Mapping) else image_key
-    image = _infer_image(spots, sdata, wanted, coordinate_system)
+    image = _infer_image(spots, sdata, wanted or _image_of_tiles(spots), coordinate_system)
     shared = _shared_systems(spots, sdata, image, coordinate_system)
     fields = {name: getattr(spots, name) for name in ("object_key", "region", "adata", "rows", "element", "positions")}
     candidates = [Section(**fields, coordinate_system=name, sdata=sdata, image_key=image) for name in shared]
@@ -121,6 +122,11 @@ def _shared_systems(spots: Spots, sdata: SpatialData, image: str, wanted: str | 
         f"{f' named {wanted!r}' if wanted else ''}. Align them with `spatialdata.transformations.set_transformation`."
     )
     raise ValueError(msg)
+
+
+def _image_of_tiles(spots: Spots) -> str | None:
+    """Image that tiles of this package were laid on."""
+    return spots.adata.uns.get(NAMESPACE, {}).get(TILES, {}).get(spots.region, {}).get("image")
 
 
 def _infer_image(spots: Spots, sdata: SpatialData, wanted: str | None, coordinate_system: str | None) -> str:

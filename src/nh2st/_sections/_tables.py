@@ -41,8 +41,8 @@ def infer_table(sdata: SpatialData, table_key: str | None, shapes_key: str | Non
         if not regions_of(sdata.tables[table_key].uns.get(ATTRS)):
             raise ValueError(annotates_nothing([table_key]))
         return table_key
-    own = {TILES_TABLE}
-    tables = {name: table for name, table in sdata.tables.items() if name not in own}
+    # Tiles that this package laid stand in for spots only where there are none.
+    tables = {name: table for name, table in sdata.tables.items() if name != TILES_TABLE} or dict(sdata.tables)
     if not tables:
         msg = "The SpatialData has no table with expression. Add one: `sdata['table'] = TableModel.parse(adata, ...)`."
         raise ValueError(msg)

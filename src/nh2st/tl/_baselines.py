@@ -9,7 +9,6 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
 
 from nh2st._metrics import mean_over_genes, pearson
-from nh2st._settings import progress
 from nh2st.models._baselines import Baselines
 from nh2st.nn import Encoder
 from nh2st.tl._prepare import TrainingSpots
@@ -17,15 +16,13 @@ from nh2st.tl._prepare import TrainingSpots
 _COMPONENTS = 128
 _PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 _FOLDS = 5
-_BATCH = 64
 
 
-def fit_baselines(spots: TrainingSpots, encoder: Encoder, device: torch.device) -> Baselines:
-    """Training mean, and PCA + ridge on the pooled features of the encoder as it is, frozen.
+def fit_baselines(spots: TrainingSpots, features: np.ndarray, encoder: Encoder) -> Baselines:
+    """Training mean, and PCA + ridge on the pooled features (n, n_features) of the encoder as it is, frozen.
 
     The penalty of the ridge is chosen by cross-validation over sections (over halves of a single section).
     """
-    features = frozen_features(spots.images, encoder, device)
     expression = spots.expression.astype(np.float64)
     penalty = _choose_penalty(features, expression, _folds(spots))
     coefficients, intercept = _linear_map(features, expression, penalty)
@@ -33,17 +30,8 @@ def fit_baselines(spots: TrainingSpots, encoder: Encoder, device: torch.device) 
         mean=torch.from_numpy(expression.mean(axis=0)).float(),
         coefficients=torch.from_numpy(coefficients).float(),
         intercept=torch.from_numpy(intercept).float(),
-        encoder=encoder.cpu(),
+        encoder=encoder,
     )
-
-
-@torch.inference_mode()
-def frozen_features(images: np.ndarray, encoder: Encoder, device: torch.device) -> np.ndarray:
-    """Pooled features of all patches, shape (n, n_features)."""
-    encoder = encoder.to(device).eval()
-    starts = progress(range(0, len(images), _BATCH), "features")
-    parts = [encoder.features(torch.from_numpy(images[start : start + _BATCH]).to(device)) for start in starts]
-    return torch.cat(parts).float().cpu().numpy().astype(np.float64)
 
 
 def _pca(features: np.ndarray) -> PCA:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from nh2st._keys import NAMESPACE, PREDICTION, RIDGE_SUFFIX, TRAINING_MEAN_SUFFIX
+from nh2st._keys import NAMESPACE, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
 from nh2st._metrics import METRICS, gene_metrics, mean_over_genes
 from nh2st._results import dense_columns, predicted_rows, provenance_of
 from nh2st._sections import Data, Spots, find_spots, tables_of
@@ -72,7 +72,8 @@ def evaluate(
     KeyError
         If there are no predictions of this name.
     ValueError
-        If counts are missing or not valid, or a section has fewer than three predicted spots.
+        If counts are missing or not valid, spots are tiles without any, or a section has fewer than three predicted
+        spots.
 
     Examples
     --------
@@ -102,7 +103,10 @@ def evaluate(
 
 
 def _check_table(table: AnnData, provenance: dict[str, Any]) -> None:
-    """Warn where counts are scaled over far fewer genes than in training, which shifts all values."""
+    """Refuse tiles, and warn where counts are scaled over far fewer genes than in training, which shifts all values."""
+    if TILES in table.uns[NAMESPACE]:
+        msg = "Predictions of tiles cannot be evaluated: nothing was measured there. Evaluate on objects with spots."
+        raise ValueError(msg)
     in_training = int(provenance.get("table_genes", 0))
     if provenance["target"]["scaled_over"] == "all" and table.n_vars < _FAR_FEWER * in_training:
         logger.warning(

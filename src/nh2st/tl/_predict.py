@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor, nn
 
+from nh2st._arguments import at_least_one
+from nh2st._device import Precision
+from nh2st._inference import Job, check_place, run
 from nh2st._keys import PREDICTION
-from nh2st._patches import Windows, iter_patches
+from nh2st._panel import match_panel
 from nh2st._results import check_replaceable
 from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
 from nh2st._sections import ImageData, Section, find_sections, tables_of
-from nh2st._settings import logger, progress
-from nh2st.models import Model, load
+from nh2st._settings import logger
+from nh2st.models import Model, available, load
+from nh2st.models._baselines import Baselines
+from nh2st.nn import NH2ST
 from nh2st.pp._counts import has_counts
-from nh2st.tl._arguments import at_least_one
-from nh2st.tl._device import Precision, autocast, resolve_device, resolve_precision
+from nh2st.tl._compatibility import warn_of_differences
+from nh2st.tl._image_only import tiles_where_no_spots
+from nh2st.tl._panel import check_panel
 from nh2st.tl._record import fingerprint, record_predictions, recorded_model
 
-_LEAST_OVERLAP = 0.1
 _ROWS_LOOKED_AT = 1000
 
 
@@ -34,9 +38,11 @@ def predict(
     overwrite: bool = False,
     baselines: bool | None = None,
     batch_size: int = 64,
+    tile_um: float | None = None,
     mpp: Mpp = None,
     device: str = "auto",
     precision: Precision = "auto",
+    client: Any = None,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     table_key: str | None = None,
@@ -46,13 +52,17 @@ def predict(
 ) -> None:
     """Predict the expression of the model's panel from the image, and write it into the table.
 
+    An object without a table gets tiles where its image shows tissue (see :func:`nh2st.pp.tissue_tiles`): shapes
+    ``nh2st_tiles`` and a table ``nh2st`` of the whole panel.
+
     Parameters
     ----------
     data
-        A SpatialData, or a list or dictionary of them, with images and spots. Counts are not needed.
+        A SpatialData, or a list or dictionary of them, with images. Neither counts nor spots are needed.
     model
-        What :func:`nh2st.tl.train` returned, or the file of a saved model. Where absent, the model that was trained on
-        these objects in this session.
+        What :func:`nh2st.tl.train` returned, the file of a saved model, or the name of a pretrained one
+        (:func:`nh2st.models.available`). Where absent, the model that was trained on these objects in this session,
+        else the first pretrained one; the log says which.
     key_added
         Name of the layer.
     overwrite
@@ -62,12 +72,17 @@ def predict(
         where the table holds counts of the panel.
     batch_size
         Patches per step; does not change the result.
+    tile_um
+        Distance of the tiles in micrometres, on objects without spots; where absent, that of the training spots.
     mpp
         Micrometres per pixel of all images. Where absent, the scale that is known for each image.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     precision
         ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device.
+    client
+        A ``dask.distributed.Client``, whose workers share the work: each loads the model once, and reads the images
+        itself, which therefore are to be where all workers see them. Pieces of lost workers are done again.
     sections
         Names of the sections to predict; all where absent.
     spots
@@ -81,17 +96,22 @@ def predict(
     sections are kept):
 
     - ``layers[key_added]``: float32 predictions in the model's target space; sparse where the table has genes that are
-      not in the panel, whose columns are empty,
+      not in the panel, whose columns are empty. The model's genes are looked for in ``var_names``, then in the column
+      of ``var`` that has most of the others, versions of Ensembl ids disregarded,
     - ``var[f"{key_added}_predicted"]``: which genes were predicted,
     - ``obsm[key_added]``: genes of the panel that the table lacks,
-    - ``uns["nh2st"][key_added]``: model, panel, target and scale,
+    - ``uns["nh2st"][key_added]``: model, panel under the names of the table, target and scale,
     - with `baselines`, ``layers[f"{key_added}_ridge"]`` and ``var[f"{key_added}_training_mean"]``.
 
     Raises
     ------
     ValueError
-        If no model is known, fewer than a tenth of its genes are in a table, the scale of an image is unknown, or a
-        layer would be replaced that is not ours.
+        If no model is known, fewer than a tenth of its genes are in a table, the scale of an image is unknown, a slide
+        shows no tissue, or a layer would be replaced that is not ours.
+    OSError
+        If an image cannot be read; section and image are named, and nothing is written.
+    RuntimeError
+        If a GPU is out of memory with half the batch too, or the workers of the cluster cannot do the work.
 
     Examples
     --------
@@ -103,44 +123,67 @@ def predict(
     (288, 60)
     """
     at_least_one("batch_size", batch_size)
-    torch_device = resolve_device(device)
+    check_place(device, precision, client)
     chosen = _resolve_model(model, data)
     scale = _resolve_scale(chosen, mpp)
     logger.info("Predicting with %r.", chosen)
-    found = find_sections(
+    with tiles_where_no_spots(
         data,
-        sections=sections,
-        spots=spots,
+        chosen,
+        key_added,
         table_key=table_key,
         image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
-    _check(found, chosen, key_added, overwrite=overwrite)
-    scales = [resolve_mpp(one, scale) for one in found]
-    patch_um = chosen.patch_um or float(chosen.patch_px)
-    windows = [
-        patch_windows(one, patch_um=patch_um, patch_px=chosen.patch_px, mpp=um)
-        for one, um in zip(found, scales, strict=True)
-    ]
-    predictor = _Predictor(chosen, torch_device, resolve_precision(precision, torch_device), batch_size)
-    with_ridge = _wants_ridge(found, chosen, baselines)
-    predicted = [
-        predictor.predict(one, window, ridge=ridge)
-        for one, window, ridge in zip(found, windows, with_ridge, strict=True)
-    ]
-    record_predictions(found, chosen, key_added, predicted, scales)
+        tile_um=tile_um,
+        mpp=scale,
+        overwrite=overwrite,
+    ):
+        found = find_sections(
+            data,
+            sections=sections,
+            spots=spots,
+            table_key=table_key,
+            image_key=image_key,
+            shapes_key=shapes_key,
+            coordinate_system=coordinate_system,
+        )
+        _check(found, chosen, key_added, overwrite=overwrite)
+        scales = [resolve_mpp(one, scale) for one in found]
+        _compare_with_training(found, scales, chosen)
+        patch_um = chosen.patch_um or float(chosen.patch_px)
+        windows = [
+            patch_windows(one, patch_um=patch_um, patch_px=chosen.patch_px, mpp=um)
+            for one, um in zip(found, scales, strict=True)
+        ]
+        with_ridge = _wants_ridge(found, chosen, baselines)
+        module = _Prediction(chosen.network, chosen.baselines if any(with_ridge) else None)
+        job = Job(module, batch_size, device, precision, order="F")
+        rows = dict(run(job, found, windows, "predict", client))
+        predicted = [(rows[n][0], rows[n][1] if ridge else None) for n, ridge in enumerate(with_ridge)]
+        record_predictions(found, chosen, key_added, predicted, scales)
 
 
 def _resolve_model(model: object, data: ImageData) -> Model:
     if model is None:
-        return recorded_model(data)
+        return recorded_model(data) or _default_model()
     if isinstance(model, str | Path):
         return load(model)
     if not isinstance(model, Model):
         msg = f"`model` must be what `nh.tl.train` returned, or the file of a saved model, not {type(model).__name__}."
         raise TypeError(msg)
     return model
+
+
+def _default_model() -> Model:
+    name = next(iter(available().index), None)
+    if name is None:
+        msg = (
+            "Which model? None was given, none was trained on these objects in this session, and there is no "
+            "pretrained one. Pass what `nh.tl.train` returned, or the file of a saved model: "
+            '`nh.tl.predict(sdata, "model.safetensors")`.'
+        )
+        raise ValueError(msg)
+    logger.warning("No model was given, and none was trained on these objects: the pretrained %r is used.", name)
+    return load(name)
 
 
 def _resolve_scale(model: Model, mpp: Mpp) -> Mpp:
@@ -160,28 +203,23 @@ def _resolve_scale(model: Model, mpp: Mpp) -> Mpp:
 def _check(sections: Sequence[Section], model: Model, key: str, *, overwrite: bool) -> None:
     for table in tables_of(sections):
         check_replaceable(table, key, overwrite=overwrite)
-        known = table.var_names.isin(model.genes).sum()
-        if known < _LEAST_OVERLAP * len(model.genes):
-            msg = (
-                f"Only {known} of the model's {len(model.genes)} genes ({', '.join(model.genes[:3])}, ...) are in the "
-                f"table ({', '.join(table.var_names[:3])}, ...): another species, or other gene identifiers? Rename "
-                "`var_names`, or choose a model that fits."
-            )
-            raise ValueError(msg)
-        if known < len(model.genes):
+        if missing := check_panel(table, model).missing:
             logger.info(
-                "%d genes of the model are not in the table; their predictions are in obsm[%r].",
-                len(model.genes) - known,
-                key,
+                "%d genes of the model are not in the table; their predictions are in obsm[%r].", len(missing), key
             )
+
+
+def _compare_with_training(sections: Sequence[Section], scales: Sequence[float | str], model: Model) -> None:
     seen = set(model.provenance.get("fingerprints", []))
-    trained = [one.name for one in sections if fingerprint(one) in seen]
-    if trained:
+    trained = [fingerprint(one) in seen for one in sections]
+    if names := [one.name for one, again in zip(sections, trained, strict=True) if again]:
         logger.warning(
             "The model was trained on section%s %s: how well it does there says nothing about new sections.",
-            "s" if len(trained) > 1 else "",
-            ", ".join(map(repr, trained)),
+            "s" if len(names) > 1 else "",
+            ", ".join(map(repr, names)),
         )
+    new = [number for number, again in enumerate(trained) if not again]
+    warn_of_differences([sections[number] for number in new], [scales[number] for number in new], model)
 
 
 def _wants_ridge(sections: Sequence[Section], model: Model, baselines: bool | None) -> list[bool]:
@@ -190,36 +228,26 @@ def _wants_ridge(sections: Sequence[Section], model: Model, baselines: bool | No
         raise ValueError(msg)
     if model.baselines is None or baselines is False:
         return [False] * len(sections)
-    return [bool(baselines) or has_counts(one.adata, one.rows[:_ROWS_LOOKED_AT], model.genes) for one in sections]
+    return [bool(baselines) or _has_counts(one, model) for one in sections]
 
 
-@dataclass(frozen=True)
-class _Predictor:
-    model: Model
-    device: torch.device
-    precision: Literal["32", "bf16"]
-    batch_size: int
+def _has_counts(section: Section, model: Model) -> bool:
+    genes = match_panel(section.adata, model.genes).names
+    return has_counts(section.adata, section.rows[:_ROWS_LOOKED_AT], genes)
 
-    def predict(self, section: Section, windows: Windows, *, ridge: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """Predictions of network and ridge for a section, each (n, n_genes)."""
-        shape = (len(section.rows), len(self.model.genes))
-        values = np.empty(shape, dtype=np.float32)
-        linear = np.empty(shape, dtype=np.float32) if ridge else None
-        network = self.model.network.to(self.device).eval()
-        baselines = self.model.baselines
-        if baselines is not None:
-            baselines.encoder.to(self.device)
-        strips = iter_patches(section.image, windows)
-        bar = progress(None, f"predict {section.name}", total=shape[0])
-        for members, patches in strips:
-            for start in range(0, len(members), self.batch_size):
-                batch = torch.from_numpy(patches[start : start + self.batch_size]).to(self.device)
-                rows = members[start : start + self.batch_size]
-                with torch.inference_mode(), autocast(self.device, self.precision):
-                    values[rows] = network.predict(batch).float().cpu().numpy()
-                # In the precision that it was fitted in.
-                if linear is not None and baselines is not None:
-                    linear[rows] = baselines.ridge(batch).cpu().numpy()
-                bar.update(len(rows))
-        bar.close()
-        return values, linear
+
+class _Prediction(nn.Module):
+    """Expression by the network and, with baselines, by the ridge."""
+
+    def __init__(self, network: NH2ST, baselines: Baselines | None) -> None:
+        super().__init__()
+        self.network, self.baselines = network, baselines
+        self.ridge_encoder = None if baselines is None else baselines.encoder
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        prediction = self.network.predict(images)
+        if self.baselines is None:
+            return (prediction,)
+        # In the precision that it was fitted in.
+        with torch.autocast(images.device.type, enabled=False):
+            return prediction, self.baselines.ridge(images)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nh2st._patches import Windows, read_patches
 from nh2st._sections import Section
-from nh2st._settings import logger, progress
 from nh2st.pp._neighborhood import neighborhood
 from nh2st.pp._target import Target, target_values
 
@@ -18,8 +16,9 @@ from nh2st.pp._target import Target, target_values
 class TrainingSpots:
     """All spots of all sections, one after another.
 
-    `images` (n, px, px, 3) uint8; `expression` (n, n_genes) float32; `neighbors` (n, 8) positions of each spot's
-    neighbours, -1 where there are fewer; `coordinates` (n, 2); `section` (n,) number of the section.
+    `images` (n, px, px, 3) uint8, or feature maps (n, C, h, w) of an encoder that is not trained, perhaps read-only;
+    `expression` (n, n_genes) float32; `neighbors` (n, 8) positions of each spot's neighbours, -1 where there are fewer;
+    `coordinates` (n, 2); `section` (n,) number of the section.
     """
 
     images: np.ndarray
@@ -35,16 +34,18 @@ class TrainingSpots:
 
 
 def prepare(
-    sections: Sequence[Section], windows: Sequence[Windows], panel: list[str], target: Target, layer: str | None
+    sections: Sequence[Section],
+    panel: list[str],
+    target: Target,
+    layer: str | None,
+    images: Callable[[], np.ndarray],
 ) -> TrainingSpots:
-    """Read patches, expression and neighbourhoods of the sections."""
+    """Expression and neighbourhoods of the sections, and what `images` reads once these are known to be sound."""
     expression = np.concatenate([target_values(one, panel, target, layer=layer) for one in sections])
     sizes = [len(one.rows) for one in sections]
     neighbors = _stack_neighbors([neighborhood(one) for one in sections], sizes)
-    logger.info("Reading %d patches of %d sections.", sum(sizes), len(sections))
-    pairs = progress(list(zip(sections, windows, strict=True)), "patches")
     return TrainingSpots(
-        images=np.concatenate([read_patches(one.image, window) for one, window in pairs]),
+        images=images(),
         expression=expression.astype(np.float32, copy=False),
         neighbors=neighbors,
         coordinates=np.concatenate([one.xy for one in sections]),

@@ -14,11 +14,13 @@ from anndata import AnnData
 
 from nh2st._keys import NAMESPACE, RIDGE_SUFFIX, TRAINING, TRAINING_MEAN_SUFFIX
 from nh2st._metrics import METRICS
+from nh2st._panel import match_panel
 from nh2st._results import dense_columns, write_layer, write_predictions
 from nh2st._sections import Data, Section, objects_of, tables_of
 from nh2st._sections._geometry import centers_and_radii, instances
 from nh2st._sections._tables import ATTRS
 from nh2st.models import Model
+from nh2st.tl._assay import assays_of
 
 _trained: weakref.WeakKeyDictionary[Any, Model] = weakref.WeakKeyDictionary()
 
@@ -33,6 +35,7 @@ def training_provenance(
         "fingerprints": [fingerprint(one) for one in sections],
         "groups": sorted({str(name) for labels in groups for name in np.unique(labels.astype(str))}),
         "mpp": [value if isinstance(value, str) else round(value, 6) for value in mpp],
+        **assays_of(sections, mpp),
         "spots": [len(one.rows) for one in sections],
         "table_genes": min(one.adata.n_vars for one in sections),
         **settings,
@@ -84,24 +87,23 @@ def remember(data: Data, model: Model) -> None:
         _trained[value] = model
 
 
-def recorded_model(data: Data) -> Model:
-    """Model that was trained on these objects in this session.
+def recorded_model(data: Data) -> Model | None:
+    """Model that was trained on these objects in this session, if there is one.
 
     Raises
     ------
     ValueError
-        If there is none, or not the same for all.
+        If it is not the same for all.
     """
     values = [value for _, value in objects_of(data, images=True)]
     models = {id(model): model for value in values if (model := _trained.get(value)) is not None}
-    if len(models) == 1:
-        return next(iter(models.values()))
-    why = "several were trained on these objects" if models else "none was trained on this object in this session"
-    msg = (
-        f"Which model? None was given, and {why}. Pass what `nh.tl.train` returned, or the file of a saved model: "
-        '`nh.tl.predict(sdata, "model.safetensors")`.'
-    )
-    raise ValueError(msg)
+    if len(models) > 1:
+        msg = (
+            "Which model? None was given, and several were trained on these objects. Pass what `nh.tl.train` returned, "
+            'or the file of a saved model: `nh.tl.predict(sdata, "model.safetensors")`.'
+        )
+        raise ValueError(msg)
+    return next(iter(models.values()), None)
 
 
 def record_predictions(
@@ -117,35 +119,43 @@ def record_predictions(
         rows = [sections[number].rows for number in mine]
         values, ridge = ([predicted[number][kind] for number in mine] for kind in range(2))
         regions = [sections[number].region for number in mine]
+        genes = match_panel(table, model.genes).names
         earlier = _earlier_results(table, key, model, regions)
         _forget_evaluation(table, key)
-        write_predictions(table, key, _on_all_rows(table, rows, values, earlier.get(key)), model.genes)
+        write_predictions(table, key, _on_all_rows(table, rows, values, earlier.get(key)), genes)
         linear = f"{key}_{RIDGE_SUFFIX}"
         table.layers.pop(linear, None)
         if np.isfinite(earlier.get(linear, np.nan)).any() or any(part is not None for part in ridge):
-            write_layer(table, linear, _on_all_rows(table, rows, ridge, earlier.get(linear)), model.genes)
+            write_layer(table, linear, _on_all_rows(table, rows, ridge, earlier.get(linear)), genes)
         table.var.drop(columns=f"{key}_{TRAINING_MEAN_SUFFIX}", errors="ignore", inplace=True)
         if model.baselines is not None:
-            means = dict(zip(model.genes, model.baselines.mean.tolist(), strict=True))
+            means = dict(zip(genes, model.baselines.mean.tolist(), strict=True))
             table.var[f"{key}_{TRAINING_MEAN_SUFFIX}"] = [means.get(gene, np.nan) for gene in table.var_names]
         records = table.uns.setdefault(NAMESPACE, {})
         mpp = dict(records[key]["mpp"]) if earlier else {}
         mpp |= {sections[number].region: scales[number] for number in mine}
-        records[key] = model_provenance(model) | {"mpp": mpp}
+        records[key] = model_provenance(model) | {"mpp": mpp, "genes": genes}
+        if genes != model.genes:
+            records[key]["model_genes"] = list(model.genes)
 
 
 def _earlier_results(table: AnnData, key: str, model: Model, regions: Sequence[str]) -> dict[str, np.ndarray]:
     """What the same model predicted before for other regions, on all rows."""
-    if table.uns.get(NAMESPACE, {}).get(key, {}).get("sha256") != model.sha256:
+    record = table.uns.get(NAMESPACE, {}).get(key, {})
+    if record.get("sha256") != model.sha256:
         return {}
+    # In the model's order, as named at the time.
+    genes = pd.Index(list(map(str, record["genes"])))
     replaced = table.obs[table.uns[ATTRS]["region_key"]].isin(regions).to_numpy()
+    if replaced.all():
+        return {}
     results = {name: np.full((table.n_obs, len(model.genes)), np.nan, dtype=np.float32) for name in _layers(table, key)}
-    known = table.var_names.isin(model.genes)
-    positions = pd.Index(model.genes).get_indexer(table.var_names[known])
+    known = table.var_names.isin(genes)
+    positions = genes.get_indexer(table.var_names[known])
     for name, values in results.items():
         values[:, positions] = dense_columns(table, name, np.arange(table.n_obs), table.var_names[known])
     if key in table.obsm:
-        absent = pd.Index(model.genes).get_indexer(table.obsm[key].columns)
+        absent = genes.get_indexer(table.obsm[key].columns)
         results[key][:, absent] = table.obsm[key].to_numpy()
     for values in results.values():
         values[replaced] = np.nan
@@ -160,9 +170,11 @@ def _on_all_rows(
     table: AnnData, rows: Sequence[np.ndarray], parts: Sequence[np.ndarray | None], earlier: np.ndarray | None
 ) -> np.ndarray:
     """Values on all rows of the table: those given, else earlier ones, else NaN."""
+    if earlier is None and len(rows) == 1 and parts[0] is not None and np.array_equal(rows[0], np.arange(table.n_obs)):
+        return parts[0]
     if earlier is None:
         n_genes = next(part.shape[1] for part in parts if part is not None)
-        earlier = np.full((table.n_obs, n_genes), np.nan, dtype=np.float32)
+        earlier = np.full((table.n_obs, n_genes), np.nan, dtype=np.float32, order="F")
     for mine, part in zip(rows, parts, strict=True):
         earlier[mine] = np.nan if part is None else part
     return earlier

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-
-from nh2st._keys import GENE_FLAG, N_GENES, PATCH_PX, PATCH_UM
+from nh2st._arguments import at_least_one, not_negative, positive
+from nh2st._device import Precision
+from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM
+from nh2st._patches import stack_patches
 from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
-from nh2st._sections import ImageData, Section, find_sections, tables_of
-from nh2st._settings import logger
+from nh2st._sections import ImageData, find_sections
 from nh2st.models import Model, load
-from nh2st.nn import NH2ST, NetworkConfig
-from nh2st.pp._genes import choose_genes
 from nh2st.pp._target import Target
-from nh2st.tl._arguments import at_least_one, not_negative, positive
-from nh2st.tl._baselines import fit_baselines
-from nh2st.tl._device import Precision, resolve_device, resolve_precision
-from nh2st.tl._prepare import TrainingSpots, prepare
+from nh2st.tl._compatibility import warn_of_differences
+from nh2st.tl._place import Devices, resolve_place
+from nh2st.tl._prepare import prepare
 from nh2st.tl._record import record_training, training_provenance
-from nh2st.tl._split import Split, groups_of, validation_split
-
-_ENCODER = "tf_efficientnet_lite0"
+from nh2st.tl._split import groups_of, validation_split
+from nh2st.tl._start import (
+    baseline_encoder,
+    check_no_contradiction,
+    check_tables,
+    copy_of,
+    new_network,
+    panel_of,
+    start_from_data,
+)
 
 
 def train(
@@ -33,9 +36,10 @@ def train(
     *,
     genes: int | Sequence[str] | None = None,
     target: Literal["default", "paper"] = "default",
-    encoder: str = _ENCODER,
+    encoder: str = ENCODER,
     encoder_weights: str | Path | None = "pretrained",
     network: Mapping[str, Any] | None = None,
+    fine_tune: Literal["all", "none"] | int = "all",
     groups: str | Mapping[str, str] | None = None,
     patch_um: float = PATCH_UM,
     patch_px: int = PATCH_PX,
@@ -48,6 +52,10 @@ def train(
     seed: int = 0,
     device: str = "auto",
     precision: Precision = "auto",
+    compile: bool = False,
+    devices: Devices = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
     init_from: Model | str | Path | None = None,
     resume_from: str | Path | None = None,
     checkpoint_dir: str | Path | None = None,
@@ -70,7 +78,8 @@ def train(
     data
         A SpatialData, or a list or dictionary of them, with images, spots and counts.
     genes
-        Panel: a list of genes, or how many to choose by mean count. Where absent, the genes flagged by
+        Panel: a list of genes (named as in ``var_names`` or as in another column of ``var``, such as ``gene_ids``), or
+        how many to choose by mean count. Where absent, the genes flagged by
         :func:`nh2st.pp.select_genes` in ``var["nh2st_gene"]``, else 250 (all where there are fewer).
     target
         What to predict: ``"default"`` is the natural log1p of counts scaled to 10,000 over all genes of the table,
@@ -81,6 +90,9 @@ def train(
         ``"pretrained"``, a local weights file, or `None` for a random start.
     network
         Further settings of :class:`nh2st.nn.NetworkConfig`, such as ``{"dropout": 0.2, "neighbor_weight": 0}``.
+    fine_tune
+        Which part of the encoder is trained: ``"all"``, ``"none"``, or its last blocks or stages, by their number. With
+        ``"none"`` its feature maps are computed once, without augmentation, after which epochs are fast.
     groups
         Donors, which validation never divides: a column of ``obs``, or a dictionary from section to donor. Where
         absent, ``obs["donor"]``, else every section is a donor of its own.
@@ -94,7 +106,7 @@ def train(
     max_epochs
         Epochs at most.
     batch_size
-        Spots per step.
+        Spots per step and device. Halved once, with a warning, where the memory of a single GPU does not suffice.
     learning_rate
         Highest rate of AdamW, reached after a seventh of the epochs and then lowered towards 0 along a cosine.
     stain_jitter
@@ -108,8 +120,19 @@ def train(
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     precision
         ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device.
+    compile
+        Compile the network for training with :func:`torch.compile`, which pays on a GPU and in long runs. Where that
+        fails, training goes on without it.
+    devices
+        How many devices of the kind, their numbers, such as ``[0, 2]``, or ``"auto"`` for all. Each has a process of
+        its own, which runs the whole script and returns the same model.
+    num_nodes
+        How many machines, each with that many devices. The script is started on them by ``srun`` or ``torchrun``.
+    strategy
+        Strategy of Lightning that joins the processes: ``"auto"`` or ``"ddp"``.
     init_from
-        A model, or its file, to fine-tune: its panel, target, patch size and network are used.
+        A model, or its file, to fine-tune: its panel, target, patch size and network are used. Where its training was
+        on another assay, species or scale, this is said in a warning.
     resume_from
         ``last.ckpt`` of an interrupted run, to be continued with the same arguments.
     checkpoint_dir
@@ -133,6 +156,10 @@ def train(
     ------
     ValueError, KeyError, TypeError
         If the input does not fit together; all of it is checked before long work starts.
+    RuntimeError
+        If a device is not there.
+    torch.OutOfMemoryError
+        If the memory of a GPU does not suffice for the batches, nor for half of them.
 
     Notes
     -----
@@ -146,9 +173,12 @@ def train(
     >>> sdata = nh.datasets.synthetic(n_sections=2)
     >>> model = nh.tl.train(sdata, genes=20, patch_px=64, max_epochs=1)  # doctest: +SKIP
     """
-    from nh2st.tl._fit import Schedule, check_same_run, checkpoint_folder, fit
+    from nh2st.tl._checkpoints import check_same_run, checkpoint_folder
+    from nh2st.tl._fit import Run, fit
+    from nh2st.tl._lightning import Schedule
+    from nh2st.tl._maps import frozen_features, frozen_maps
+    from nh2st.tl._trainer import only_rank_zero_speaks, this_process
 
-    torch_device = resolve_device(device)
     schedule = Schedule(
         max_epochs=at_least_one("max_epochs", max_epochs),
         batch_size=at_least_one("batch_size", batch_size),
@@ -156,120 +186,69 @@ def train(
         stain_jitter=not_negative("stain_jitter", stain_jitter),
         patience=at_least_one("patience", patience),
         seed=seed,
-        device=torch_device,
-        precision=resolve_precision(precision, torch_device),
+        compile=compile,
     )
-    found = find_sections(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
-    source = load(init_from) if isinstance(init_from, str | Path) else init_from
-    if source is None:
-        panel = _panel(found, genes, layer)
-        net = _new_network(len(panel), encoder, encoder_weights, patch_px, network, seed)
-        size = None if mpp == NATIVE else patch_um
-        start = Model(network=net, genes=panel, target=Target.named(target), patch_um=size)
-    else:
-        _check_no_contradiction(source, genes=genes, network=network, encoder=encoder, target=target, mpp=mpp)
-        choose_genes(found, genes=source.genes)
-        start = _copy_of(source)
-    scale: Mpp = "native" if start.patch_um is None else mpp
-    scales = [resolve_mpp(one, scale) for one in found]
-    windows = [
-        patch_windows(one, patch_um=start.patch_um or patch_um, patch_px=start.patch_px, mpp=um)
-        for one, um in zip(found, scales, strict=True)
-    ]
-    labels = groups_of(found, groups)
-    split = validation_split(found, labels, seed)
-    folder = checkpoint_folder(checkpoint_dir, resume_from)
-    start.provenance = training_provenance(
-        found,
-        labels,
-        scales,
-        validation=split.description,
-        seed=seed,
-        max_epochs=max_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        stain_jitter=stain_jitter,
-        encoder_weights=str(encoder_weights),
-        init_from="" if source is None else source.name,
-    )
-    if source is not None:
-        start.provenance["fingerprints"] += source.provenance.get("fingerprints", [])
-    if resume_from is not None:
-        check_same_run(start, folder)
-    prepared = prepare(found, windows, start.genes, start.target, layer)
-    _start_from_data(start, prepared, split, torch_device, new=source is None)
-    model = fit(start, prepared, split, schedule, folder, resume_from)
-    record_training(data, found, model)
+    place = resolve_place(device, precision, devices, num_nodes, strategy)
+    process = this_process(place)
+    with only_rank_zero_speaks(process.rank):
+        found = find_sections(
+            data,
+            sections=sections,
+            spots=spots,
+            table_key=table_key,
+            image_key=image_key,
+            shapes_key=shapes_key,
+            coordinate_system=coordinate_system,
+        )
+        source = load(init_from) if isinstance(init_from, str | Path) else init_from
+        if source is None:
+            panel = panel_of(found, genes, layer)
+            net = new_network(len(panel), encoder, encoder_weights, patch_px, network, seed)
+            size = None if mpp == NATIVE else patch_um
+            start = Model(network=net, genes=panel, target=Target.named(target), patch_um=size)
+        else:
+            check_no_contradiction(source, genes=genes, network=network, encoder=encoder, target=target, mpp=mpp)
+            check_tables(found, source)
+            start = copy_of(source)
+        start.network.encoder.fine_tune(fine_tune)
+        scale: Mpp = "native" if start.patch_um is None else mpp
+        scales = [resolve_mpp(one, scale) for one in found]
+        if source is not None:
+            warn_of_differences(found, scales, source)
+        windows = [
+            patch_windows(one, patch_um=start.patch_um or patch_um, patch_px=start.patch_px, mpp=um)
+            for one, um in zip(found, scales, strict=True)
+        ]
+        labels = groups_of(found, groups)
+        split = validation_split(found, labels, seed)
+        folder = checkpoint_folder(checkpoint_dir, resume_from, process.rank)
+        start.provenance = training_provenance(
+            found,
+            labels,
+            scales,
+            validation=split.description,
+            seed=seed,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            stain_jitter=stain_jitter,
+            fine_tune=fine_tune,
+            world_size=process.world_size,
+            encoder_weights=str(encoder_weights),
+            init_from="" if source is None else source.name,
+        )
+        if source is not None:
+            start.provenance["fingerprints"] += source.provenance.get("fingerprints", [])
+        if resume_from is not None and folder is not None:
+            check_same_run(start, folder)
+        images = (
+            partial(frozen_maps, start.network, found, windows, process.device, place.precision)
+            if fine_tune == "none"
+            else partial(stack_patches, [one.image for one in found], windows)
+        )
+        prepared = prepare(found, start.genes, start.target, layer, images)
+        features = frozen_features(baseline_encoder(start), found, windows, process.device)
+        start_from_data(start, prepared, split, features, new=source is None)
+        model = fit(start, Run(prepared, split, schedule, place, process.world_size, folder, resume_from))
+        record_training(data, found, model)
     return model
-
-
-def _new_network(
-    n_genes: int,
-    encoder: str,
-    encoder_weights: str | Path | None,
-    patch_px: int,
-    settings: Mapping[str, Any] | None,
-    seed: int,
-) -> NH2ST:
-    values = {"n_genes": n_genes, "encoder": encoder, "patch_px": patch_px, **(settings or {})}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return NH2ST(NetworkConfig.from_dict(values), encoder_weights=encoder_weights)
-
-
-def _panel(sections: Sequence[Section], genes: int | Sequence[str] | None, layer: str | None) -> list[str]:
-    tables = tables_of(sections)
-    if genes is None and all(GENE_FLAG in table.var for table in tables):
-        flagged = [table.var_names[table.var[GENE_FLAG].to_numpy(dtype=bool)] for table in tables]
-        if any(set(names) != set(flagged[0]) for names in flagged[1:]):
-            msg = f"var[{GENE_FLAG!r}] differs between the tables. Call `nh.pp.select_genes` on all, or give `genes=`."
-            raise ValueError(msg)
-        if not len(flagged[0]):
-            msg = f"var[{GENE_FLAG!r}] flags no gene. Call `nh.pp.select_genes`, or give `genes=`."
-            raise ValueError(msg)
-        logger.info("The panel is the %d genes of var[%r].", len(flagged[0]), GENE_FLAG)
-        return choose_genes(sections, genes=list(flagged[0]))
-    if genes is not None and not isinstance(genes, int | np.integer):
-        return choose_genes(sections, genes=genes)
-    common = set.intersection(*(set(table.var_names) for table in tables))
-    return choose_genes(sections, min(N_GENES, len(common)) if genes is None else int(genes), layer=layer)
-
-
-def _check_no_contradiction(source: Model, **given: Any) -> None:
-    """Refuse arguments beside `init_from` that the model has settled already."""
-    settled = {
-        "genes": given["genes"] is not None and given["genes"] != source.genes,
-        "network": any(getattr(source.config, name, None) != value for name, value in (given["network"] or {}).items()),
-        "encoder": given["encoder"] not in (_ENCODER, source.config.encoder),
-        "target": given["target"] not in ("default", source.target.kind),
-        "mpp": given["mpp"] is not None and (given["mpp"] == NATIVE) != (source.patch_um is None),
-    }
-    if wrong := [name for name, contradicts in settled.items() if contradicts]:
-        msg = f"init_from= settles {', '.join(f'{name}=' for name in wrong)}: leave it out, or train a new model."
-        raise ValueError(msg)
-
-
-def _copy_of(model: Model) -> Model:
-    return Model(
-        network=copy.deepcopy(model.network),
-        genes=list(model.genes),
-        target=model.target,
-        patch_um=model.patch_um,
-        baselines=copy.deepcopy(model.baselines),
-    )
-
-
-def _start_from_data(start: Model, spots: TrainingSpots, split: Split, device: torch.device, *, new: bool) -> None:
-    """Fit the baselines, and let a new network start from the mean of its training spots."""
-    frozen = start.baselines.encoder if start.baselines else copy.deepcopy(start.network.encoder)
-    start.baselines = fit_baselines(spots, frozen, device)
-    if new:
-        start.network.set_output_mean(np.asarray(spots.expression[~split.validation].mean(axis=0)))

@@ -1,0 +1,69 @@
+"""Runs a job over all patches of sections, and collects the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+
+from nh2st._device import Precision, resolve_device, resolve_precision
+from nh2st._inference._cluster import check_workers, run_on_cluster
+from nh2st._inference._job import Job
+from nh2st._inference._local import run_here
+from nh2st._patches import Windows
+from nh2st._sections import Section
+from nh2st._settings import progress
+
+
+def check_place(device: str, precision: Precision, client: Any) -> None:
+    """Make sure, before any work, that it can be done where it is to be done.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If device or precision are unknown, or `client` is no client.
+    RuntimeError
+        If this process lacks the device, or a worker of the cluster this version of the package.
+    """
+    if client is None:
+        resolve_precision(precision, resolve_device(device))
+    else:
+        check_workers(client)
+
+
+def run(
+    job: Job, sections: Sequence[Section], windows: Sequence[Windows], description: str, client: Any = None
+) -> Generator[tuple[int, tuple[np.ndarray, ...]], None, None]:
+    """Rows of every section's patches, in the order of its spots; sections are yielded when they are done.
+
+    Parameters
+    ----------
+    job
+        What is computed.
+    sections, windows
+        Sections and the windows of their patches.
+    description
+        What the progress bar says.
+    client
+        A ``dask.distributed.Client``, whose workers share the work; this process where absent.
+
+    Yields
+    ------
+    Position of a section, and one array (n, width) for each output of the module.
+
+    Raises
+    ------
+    OSError
+        If an image cannot be read; section and image are named.
+    RuntimeError
+        If a GPU is out of memory, or the cluster cannot do the work.
+    """
+    if not sections:
+        return
+    images = [(one.name, one.image, window) for one, window in zip(sections, windows, strict=True)]
+    with progress(None, description, total=sum(map(len, windows))) as bar:
+        done = run_here(job, images, bar.update) if client is None else run_on_cluster(client, job, images, bar.update)
+        with closing(done):
+            yield from done

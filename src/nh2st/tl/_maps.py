@@ -1,0 +1,40 @@
+"""What frozen encoders give for the training spots: computed once, and kept in the cache for the next training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from nh2st._inference import features_of, maps_of
+from nh2st._patches import Windows
+from nh2st._sections import Section
+from nh2st._settings import logger
+from nh2st.nn import NH2ST, Encoder
+
+_BATCH = 64
+
+
+def frozen_maps(
+    network: NH2ST,
+    sections: Sequence[Section],
+    windows: Sequence[Windows],
+    device: torch.device,
+    precision: Literal["32", "bf16"],
+) -> np.ndarray:
+    """Feature maps (n, C, h, w) of all patches in half precision."""
+    logger.info("The encoder is not trained: its feature maps are computed once, without augmentation.")
+    maps = maps_of(network, sections, windows, batch_size=_BATCH, device=device, precision=precision)
+    network.cpu()
+    return maps[0] if len(maps) == 1 else np.concatenate(maps)
+
+
+def frozen_features(
+    encoder: Encoder, sections: Sequence[Section], windows: Sequence[Windows], device: torch.device
+) -> np.ndarray:
+    """Pooled features (n, n_features) of all patches."""
+    features = features_of(encoder, sections, windows, batch_size=_BATCH, device=device, precision="32")
+    encoder.cpu()
+    return np.concatenate(features).astype(np.float64)

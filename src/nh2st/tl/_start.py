@@ -1,0 +1,98 @@
+"""The model that training starts from: a new network, or a trained one to be fine-tuned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nh2st._keys import ENCODER, GENE_FLAG, N_GENES
+from nh2st._scale import NATIVE
+from nh2st._sections import Section, tables_of
+from nh2st._settings import logger
+from nh2st.models import Model
+from nh2st.nn import NH2ST, Encoder, NetworkConfig
+from nh2st.pp._genes import choose_genes
+from nh2st.tl._baselines import fit_baselines
+from nh2st.tl._panel import check_panel
+from nh2st.tl._prepare import TrainingSpots
+from nh2st.tl._split import Split
+
+
+def new_network(
+    n_genes: int,
+    encoder: str,
+    encoder_weights: str | Path | None,
+    patch_px: int,
+    settings: Mapping[str, Any] | None,
+    seed: int,
+) -> NH2ST:
+    values = {"n_genes": n_genes, "encoder": encoder, "patch_px": patch_px, **(settings or {})}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NH2ST(NetworkConfig.from_dict(values), encoder_weights=encoder_weights)
+
+
+def panel_of(sections: Sequence[Section], genes: int | Sequence[str] | None, layer: str | None) -> list[str]:
+    tables = tables_of(sections)
+    if genes is None and all(GENE_FLAG in table.var for table in tables):
+        flagged = [table.var_names[table.var[GENE_FLAG].to_numpy(dtype=bool)] for table in tables]
+        if any(set(names) != set(flagged[0]) for names in flagged[1:]):
+            msg = f"var[{GENE_FLAG!r}] differs between the tables. Call `nh.pp.select_genes` on all, or give `genes=`."
+            raise ValueError(msg)
+        if not len(flagged[0]):
+            msg = f"var[{GENE_FLAG!r}] flags no gene. Call `nh.pp.select_genes`, or give `genes=`."
+            raise ValueError(msg)
+        logger.info("The panel is the %d genes of var[%r].", len(flagged[0]), GENE_FLAG)
+        return choose_genes(sections, genes=list(flagged[0]))
+    if genes is not None and not isinstance(genes, int | np.integer):
+        return choose_genes(sections, genes=genes)
+    common = set.intersection(*(set(table.var_names) for table in tables))
+    return choose_genes(sections, min(N_GENES, len(common)) if genes is None else int(genes), layer=layer)
+
+
+def check_no_contradiction(source: Model, **given: Any) -> None:
+    """Refuse arguments beside `init_from` that the model has settled already."""
+    settled = {
+        "genes": given["genes"] is not None and given["genes"] != source.genes,
+        "network": any(getattr(source.config, name, None) != value for name, value in (given["network"] or {}).items()),
+        "encoder": given["encoder"] not in (ENCODER, source.config.encoder),
+        "target": given["target"] not in ("default", source.target.kind),
+        "mpp": given["mpp"] is not None and (given["mpp"] == NATIVE) != (source.patch_um is None),
+    }
+    if wrong := [name for name, contradicts in settled.items() if contradicts]:
+        msg = f"init_from= settles {', '.join(f'{name}=' for name in wrong)}: leave it out, or train a new model."
+        raise ValueError(msg)
+
+
+def check_tables(sections: Sequence[Section], source: Model) -> None:
+    """Refuse tables that lack genes of the model to be fine-tuned."""
+    for table in tables_of(sections):
+        check_panel(table, source)
+    choose_genes(sections, genes=source.genes)
+
+
+def copy_of(model: Model) -> Model:
+    return Model(
+        network=copy.deepcopy(model.network),
+        genes=list(model.genes),
+        target=model.target,
+        patch_um=model.patch_um,
+        baselines=copy.deepcopy(model.baselines),
+    )
+
+
+def baseline_encoder(start: Model) -> Encoder:
+    """The encoder as it is before training; that of the earlier baselines where a model is fine-tuned."""
+    return start.baselines.encoder if start.baselines else copy.deepcopy(start.network.encoder).eval()
+
+
+def start_from_data(start: Model, spots: TrainingSpots, split: Split, features: np.ndarray, *, new: bool) -> None:
+    """Fit the baselines, and let a new network start from the mean of its training spots."""
+    start.baselines = fit_baselines(spots, features, baseline_encoder(start))
+    if new:
+        start.network.set_output_mean(np.asarray(spots.expression[~split.validation].mean(axis=0)))
