@@ -117,7 +117,7 @@ def train_nh2st(network: NH2ST, spots: TrainingSpots, used: np.ndarray, seconds:
     )
 
     def step(targets: np.ndarray) -> None:
-        batch = collate(targets, neighbors, spots.images, spots.expression)
+        batch = collate(targets, neighbors, spots.images, spots.expression, closed=True)
         training_step(network, batch, optimizer, generator=generator)
         progress.step()
 

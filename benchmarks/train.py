@@ -48,7 +48,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--patch-px", type=int, default=224)
     parser.add_argument("--genes", type=int, default=250)
     parser.add_argument("--spots", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=32, help="targets in a batch; the released way has 8")
+    parser.add_argument("--batch-size", type=int, default=16, help="targets in a batch; the released way has 8")
     parser.add_argument("--frozen-batch-size", type=int, default=128, help="the same with a frozen encoder")
     parser.add_argument("--steps", type=int, default=2, help="steps of nh2st in one turn; the released way takes one")
     parser.add_argument("--repeats", type=int, default=5, help="turns, of which the median is taken")
@@ -96,8 +96,9 @@ class FineTuned:
         self.n_spots = self.n_encodings = 0
 
     def step(self) -> int:
-        batch = collate(next(self.batches), self.spots.neighbors, self.images, self.spots.expression).to(self.device)
-        training_step(self.network, batch, self.optimizer, precision=self.precision)
+        targets = next(self.batches)
+        batch = collate(targets, self.spots.neighbors, self.images, self.spots.expression, closed=True)
+        training_step(self.network, batch.to(self.device), self.optimizer, precision=self.precision)
         self.n_spots += len(batch)
         self.n_encodings += len(batch.images)
         return len(batch)

@@ -76,7 +76,7 @@ def _synthetic(seed: int, epochs: int | None) -> _Plan:
         held_out="S5",
         genes_shown=["EPCAM", "COL1A1", "CD3E"],
         # Small patches and a fast schedule, so that two CPU cores need less than three minutes.
-        settings={"patch_px": 64, "batch_size": 16, "learning_rate": 1.5e-3, "max_epochs": epochs or 10},
+        settings={"patch_px": 64, "batch_size": 16, "learning_rate": 1.5e-3, "max_epochs": epochs or 18},
     )
 
 

@@ -95,3 +95,13 @@ def test_dihedral_gives_each_of_the_eight_elements():
 def test_dihedral_refuses_oblong_images():
     with pytest.raises(ValueError, match="square"):
         nn_.random_dihedral(torch.zeros(1, 3, 4, 5))
+
+
+def test_closed_batches_hold_the_targets_alone(section):
+    targets = np.array([12, 6, 7, 20])
+    batch = nn_.collate(targets, **section, closed=True)
+    assert len(batch.images) == 4
+    for row, target in enumerate(targets):
+        near = set(section["neighbors"][target]) & set(targets)
+        nodes = batch.nodes[row][batch.mask[row]].numpy()
+        assert set(np.sort(targets)[nodes]) == {target, *near}

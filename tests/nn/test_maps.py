@@ -1,4 +1,4 @@
-"""Feature maps that are computed once, pooled maps, and which patches the encoder learns from."""
+"""Feature maps that are computed once, and pooled maps."""
 
 from __future__ import annotations
 
@@ -9,13 +9,6 @@ import pytest
 import torch
 
 import nh2st.nn as nn_
-
-
-def encoder_gradients(network: nn_.NH2ST, batch: nn_.NeighborBatch) -> dict[str, torch.Tensor]:
-    network.zero_grad()
-    network.losses(network(batch), batch)["loss"].backward()
-    weights = network.encoder.named_parameters()
-    return {name: weight.grad.clone() for name, weight in weights if weight.grad is not None}
 
 
 @torch.no_grad()
@@ -57,36 +50,3 @@ def test_map_is_averaged_in_blocks(config, section):
         nn_.NH2ST(replace(config, map_px=9), encoder_weights=None)
     with pytest.raises(ValueError, match="map_px must be at least 1"):
         replace(config, map_px=0)
-
-
-def test_encoder_learns_from_the_targets_alone(config, section):
-    # Without batch normalisation, whose statistics would tell the two ways of encoding apart.
-    settings = replace(config, encoder="test_convnext", dropout=0.0)
-    network = nn_.NH2ST(settings, encoder_weights=None).train()
-    full = nn_.NH2ST(replace(settings, neighbor_gradients=True), encoder_weights=None).train()
-    full.load_state_dict(network.state_dict())
-    batch = nn_.collate(np.array([6, 7, 12]), **section)
-    for name, value in network(batch)._asdict().items():
-        torch.testing.assert_close(value, getattr(full(batch), name), msg=name)
-
-    hidden = torch.ones(len(batch.images), dtype=torch.bool)
-    hidden[batch.nodes[:, 0]] = False
-    maps = full._encode(batch.images)
-    expected = torch.where(hidden.reshape(-1, 1, 1, 1), maps.detach(), maps)
-    full.losses(full(replace(batch, images=expected)), batch)["loss"].backward()
-    for name, gradient in encoder_gradients(network, batch).items():
-        weight = dict(full.encoder.named_parameters())[name]
-        torch.testing.assert_close(gradient, weight.grad, rtol=1e-3, atol=1e-6, msg=name)
-    both = encoder_gradients(full, batch)
-    assert any(not torch.allclose(both[name], value) for name, value in encoder_gradients(network, batch).items())
-
-
-@pytest.mark.parametrize("targets", [[12], [0, 1, 2, 3]])
-def test_smallest_groups_of_patches_are_encoded_together(config, section, targets):
-    neighbors = np.full((25, 1), -1) if len(targets) > 1 else section["neighbors"]
-    if len(targets) > 1:
-        neighbors[0] = 24
-    network = nn_.NH2ST(replace(config, patch_px=32), encoder_weights=None).train()
-    small = section | {"images": section["images"][:, :32, :32], "neighbors": neighbors}
-    batch = nn_.collate(np.array(targets), **small)
-    assert np.isfinite(float(network.losses(network(batch), batch)["loss"].detach()))

@@ -17,17 +17,8 @@ N_SPOTS, N_GENES, PATCH_PX = 7, 6, 32
 
 def _network() -> NH2ST:
     torch.manual_seed(0)
-    # Without batch normalisation, whose statistics each rank takes over its own patches; and with gradients through all
-    # patches, as a rank's neighbours are another's targets.
-    config = NetworkConfig(
-        n_genes=N_GENES,
-        encoder="test_convnext",
-        patch_px=PATCH_PX,
-        width=32,
-        heads=4,
-        dropout=0,
-        neighbor_gradients=True,
-    )
+    # Without batch normalisation, whose statistics each rank takes over its own patches.
+    config = NetworkConfig(n_genes=N_GENES, encoder="test_convnext", patch_px=PATCH_PX, width=32, heads=4, dropout=0)
     return NH2ST(config, encoder_weights=None).train()
 
 

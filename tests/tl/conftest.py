@@ -40,7 +40,7 @@ def train() -> Callable[..., nh.models.Model]:
 @functools.cache
 def _trained(build: Callable[..., SpatialData]) -> tuple[SpatialData, nh.models.Model]:
     sdata = build((*TRAINING, HELD_OUT), side=6)
-    settings = tiny_settings() | {"max_epochs": 8, "batch_size": 8, "learning_rate": 2e-3}
+    settings = tiny_settings() | {"max_epochs": 16, "batch_size": 8, "learning_rate": 2e-3, "patience": 16}
     return sdata, nh.tl.train(sdata, sections=TRAINING, **settings)
 
 

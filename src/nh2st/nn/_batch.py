@@ -44,7 +44,12 @@ class NeighborBatch:
 
 
 def collate(
-    targets: np.ndarray, neighbors: np.ndarray, images: np.ndarray | Tensor, expression: np.ndarray | Tensor
+    targets: np.ndarray,
+    neighbors: np.ndarray,
+    images: np.ndarray | Tensor,
+    expression: np.ndarray | Tensor,
+    *,
+    closed: bool = False,
 ) -> NeighborBatch:
     """Gather the distinct patches that some targets and their neighbours need.
 
@@ -58,6 +63,8 @@ def collate(
         Patches (S, H, W, 3) of all spots, uint8, or their feature maps (S, C, h, w).
     expression
         Expression (S, G) of all spots.
+    closed
+        Leave out neighbours that are not targets themselves, so that there are no more patches than targets.
 
     Returns
     -------
@@ -79,6 +86,8 @@ def collate(
     targets = np.asarray(targets)[:, None]
     spots = np.concatenate([targets, np.asarray(neighbors)[targets[:, 0]]], axis=1)
     mask = spots >= 0
+    if closed:
+        mask &= np.isin(spots, targets)
     distinct, nodes = np.unique(np.where(mask, spots, targets), return_inverse=True)
     return NeighborBatch(
         images=torch.as_tensor(images[distinct]),

@@ -58,8 +58,6 @@ class NetworkConfig:
     """Weight of the contrastive loss between the neighbourhoods of both."""
     mse_weight: float = 1.0
     """Weight of the mean squared error of the prediction."""
-    neighbor_gradients: bool = False
-    """Whether patches that are in a batch only as neighbours also train the image encoder, as in the publication."""
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:

@@ -18,7 +18,6 @@ from nh2st.nn._hypergraph import HypergraphEncoder, hyperedge_incidence, propaga
 from nh2st.nn._ranks import share_of_rows
 
 _HEAD_WIDTH = 256
-_LEAST_PATCHES = 2
 
 
 class Output(NamedTuple):
@@ -99,7 +98,7 @@ class NH2ST(nn.Module):
         """
         expression = self._check_expression(batch.expression)
         targets = batch.nodes[:, 0]
-        feature_maps = self._encode_distinct(batch.images, targets)
+        feature_maps = self._encode(batch.images)
         h_image = self._project(feature_maps[targets])
         h_genes = self.gene_encoder(expression)
         z_image, z_gene = self._cross(h_image, h_genes[targets])
@@ -208,20 +207,6 @@ class NH2ST(nn.Module):
             msg = f"map_px={side} is more than the {height} x {width} positions of the encoder's map."
             raise ValueError(msg)
         return channels, side, side
-
-    def _encode_distinct(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Encode every patch once; the encoder learns from the targets alone unless the neighbours take part too."""
-        is_target = torch.zeros(len(images), dtype=torch.bool, device=images.device).index_fill(0, targets, value=True)
-        learnt_from, others = is_target.nonzero().squeeze(1), (~is_target).nonzero().squeeze(1)
-        # A single patch has no batch statistics where the map is one position.
-        too_few = min(len(learnt_from), len(others)) < _LEAST_PATCHES
-        if not self.training or self.config.neighbor_gradients or too_few:
-            return self._encode(images)
-        maps = self._encode(images[learnt_from])
-        with torch.no_grad():
-            maps_of_others = self._encode(images[others])
-        place = torch.argsort(torch.cat([learnt_from, others]))
-        return torch.cat([maps, maps_of_others])[place]
 
     def _encode(self, images: Tensor) -> Tensor:
         if images.is_floating_point():

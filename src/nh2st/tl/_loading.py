@@ -64,7 +64,9 @@ class Spots(L.LightningDataModule):
         return np.concatenate(self._validation_parts())
 
     def _gather(self, targets: np.ndarray) -> NeighborBatch:
-        batch = collate(targets, self._neighbors, self.images, self.spots.expression)
+        # Patches are costly to encode, maps are there for all. A single patch would have no batch statistics.
+        closed = self.spots.images.dtype == np.uint8 and len(targets) > 1
+        batch = collate(targets, self._neighbors, self.images, self.spots.expression, closed=closed)
         if self._trainer.strategy.root_device.type == "cuda" and batch.images.device.type == "cpu":
             batch.images = batch.images.pin_memory()
         return batch

@@ -164,8 +164,8 @@ def train(
     Notes
     -----
     Only the target patch is used for prediction; the neighbourhood shapes the encoder through a contrastive loss
-    (NH2ST, MICCAI 2025, arXiv:2506.23827). Batches consist of compact clusters of spots from several sections, so that
-    a patch that several spots need is encoded once.
+    (NH2ST, MICCAI 2025, arXiv:2506.23827). Batches consist of compact clusters of spots from several sections. While
+    the encoder is trained, the neighbours of a spot are those in its batch, so that a patch is encoded once an epoch.
 
     Examples
     --------
