@@ -50,16 +50,17 @@ def cross_validate(sdata: SpatialData, sections: tuple[str, ...], seed: int) -> 
 
 @click.command(help=__doc__)
 @click.argument("name", type=click.Choice(list(PLANS)))
-@click.option("--seeds", default=3, show_default=True, help="How often to cross-validate.")
+@click.option("--seeds", default=3, show_default=True, help="How often to cross-validate; 0 does not.")
 @click.option("--score-only", is_flag=True, help="Train no final model.")
 def main(name: str, seeds: int, score_only: bool) -> None:
     """Score the recipe, then train on everything."""
     plan = PLANS[name]
     sdata = plan.read(list(plan.sections))
-    scores = pd.concat([cross_validate(sdata, plan.sections, seed) for seed in range(seeds)])
-    columns = ["pearson", "mse"]
-    print(scores.groupby(["held_out", "model"])[columns].mean().unstack().round(3).to_string())
-    print(scores.groupby("model")[columns].mean().round(4).to_string())
+    if seeds:
+        scores = pd.concat([cross_validate(sdata, plan.sections, seed) for seed in range(seeds)])
+        columns = ["pearson", "mse"]
+        print(scores.groupby(["held_out", "model"])[columns].mean().unstack().round(3).to_string())
+        print(scores.groupby("model")[columns].mean().round(4).to_string())
     if not score_only:
         model = nh.tl.train(sdata, sections=list(plan.sections), **RECIPE)
         print(model.save(Path(__file__).parent / f"{name}.safetensors", inference_only=True))

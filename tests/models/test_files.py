@@ -206,3 +206,9 @@ def test_weights_that_are_missing(file, name):
     save_file(tensors, file, metadata=metadata)
     with pytest.raises(ValueError, match=f"do not fit together.*{name.rsplit('.', 1)[-1]}"):
         nh.models.load(file)
+
+
+def test_file_has_the_permissions_of_any_other(file, tmp_path):
+    other = tmp_path / "other"
+    other.touch()
+    assert file.stat().st_mode == other.stat().st_mode

@@ -305,4 +305,5 @@ def test_registry_and_files_of_the_checkout_agree(script):
         facts = script.facts(path)
         assert facts.pop("name") == name
         assert {field: table.loc[name, field] for field in facts} == facts
-        assert (ROOT / table.loc[name, "card"].partition("HEAD/")[2] or table.loc[name, "card"]).is_file()
+        card = str(table.loc[name, "card"])
+        assert (ROOT / (card.partition("HEAD/")[2] or card)).is_file()

@@ -30,7 +30,11 @@ def write_file(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tens
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(dict(tensors), temporary, metadata={NAMESPACE: text})
+        # safetensors makes files that their owner alone can read, whatever the user's mask says.
+        temporary.chmod(mode)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         msg = f"The model could not be written to {path}: {error}. Free space there or name another file."
