@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -86,6 +86,20 @@ def _from_visium_array(section: Section) -> float | None:
     mpp = array_mpp(section.pixels, section.array, VISIUM_PITCH_UM)
     logger.info("Section %r: %.4g um/px, from its Visium array of %g um pitch.", section.name, mpp, VISIUM_PITCH_UM)
     return mpp
+
+
+def windows_of(
+    sections: Sequence[Section], *, patch_um: float, patch_px: int, mpp: Sequence[float | Literal["native"]]
+) -> list[Windows]:
+    """Windows of the patches of each section, at the scale that :func:`resolve_mpp` gave for it.
+
+    Raises
+    ------
+    ValueError
+        As :func:`patch_windows` does.
+    """
+    pairs = zip(sections, mpp, strict=True)
+    return [patch_windows(one, patch_um=patch_um, patch_px=patch_px, mpp=scale) for one, scale in pairs]
 
 
 def patch_windows(section: Section, *, patch_um: float, patch_px: int, mpp: Mpp = None) -> Windows:

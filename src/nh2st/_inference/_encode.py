@@ -19,11 +19,12 @@ from nh2st._patches import Windows, patches_key
 from nh2st._sections import Section
 from nh2st._settings import logger, settings
 from nh2st.nn import NH2ST, Encoder
+from nh2st.nn._checksum import add_tensors
 
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def encode_sections(
+def _encode_sections(
     job: Job,
     identity: Key,
     shape: tuple[int, ...],
@@ -75,15 +76,16 @@ def features_of(
     sections: Sequence[Section],
     windows: Sequence[Windows],
     *,
+    weights: str,
     batch_size: int,
     device: str | torch.device,
     precision: Precision,
     client: Any = None,
 ) -> list[np.ndarray]:
-    """Pooled features (n, n_features) of each section's patches in half precision."""
-    identity = {"encoder": encoder.name, "weights": checksum(encoder), "precision": precision, "output": "features"}
+    """Pooled features (n, n_features) of each section's patches in half precision; `weights` is the checksum."""
+    identity = {"encoder": encoder.name, "weights": weights, "precision": precision, "output": "features"}
     job = Job(_Halved(encoder, "features"), batch_size, device, precision)
-    return encode_sections(job, identity, (encoder.n_features,), sections, windows, "features", client)
+    return _encode_sections(job, identity, (encoder.n_features,), sections, windows, "features", client)
 
 
 def maps_of(
@@ -103,7 +105,7 @@ def maps_of(
         "output": f"maps {network.config.map_px}",
     }
     job = Job(_Halved(network, "maps"), batch_size, device, precision)
-    return encode_sections(job, identity, network.map_shape, sections, windows, "feature maps")
+    return _encode_sections(job, identity, network.map_shape, sections, windows, "feature maps")
 
 
 class _Halved(nn.Module):
@@ -114,18 +116,16 @@ class _Halved(nn.Module):
         self.module, self.method = module, method
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (halved(getattr(self.module, self.method)(images)),)
+        return (_half(getattr(self.module, self.method)(images)),)
 
 
 def checksum(module: nn.Module) -> str:
     """Checksum of all weights and statistics of a module."""
     digest = sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    add_tensors(digest, module.state_dict())
     return digest.hexdigest()
 
 
-def halved(values: Tensor) -> Tensor:
+def _half(values: Tensor) -> Tensor:
     """Flattened values in half precision; rare outliers beyond its range, which would spoil every sum, are clipped."""
     return values.flatten(1).float().clamp(-_LARGEST, _LARGEST).half()

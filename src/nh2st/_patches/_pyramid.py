@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from typing import Any
@@ -54,6 +54,7 @@ class Pyramid:
     name: str
     levels: tuple[Level, ...]
     to_uint8: Callable[[np.ndarray], np.ndarray]
+    _fingerprints: dict[tuple[int, ...], str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -87,7 +88,7 @@ class Pyramid:
                 pixels[rows, :, channel] = values
 
     def fingerprint(self, level: Level) -> str:
-        """Hash of all pixels of a level, each chunk read once, one a thread at a time.
+        """Hash of all pixels of a level, each chunk read once, one a thread at a time, and once for each pyramid.
 
         Equal pixels in other chunks have another hash.
 
@@ -96,6 +97,12 @@ class Pyramid:
         OSError
             If the image store cannot be read.
         """
+        shape = level.array.shape
+        if shape not in self._fingerprints:
+            self._fingerprints[shape] = self._hash(level)
+        return self._fingerprints[shape]
+
+    def _hash(self, level: Level) -> str:
         rows, columns = (_merged(edges) for edges in level.chunk_edges)
         with ThreadPoolExecutor(n_workers(), "nh2st-hash") as pool:
             digests = [pool.submit(self._digest, level, y, x) for y in rows for x in columns]

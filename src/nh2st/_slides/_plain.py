@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from nh2st._slides._image import CHUNK_PX
-from nh2st._slides._mpp import mpp_of_dpi
+from nh2st._slides._mpp import mpp_of_resolution
 
 _FORMATS = ("PNG", "JPEG")
 _GREY = ("1", "L", "LA", "I", "F")
@@ -45,7 +45,8 @@ def read_plain(path: Path) -> tuple[list[da.Array], float | None]:
         msg = f"{path} is a grey image; H&E patches need the three colours of an RGB image."
         raise ValueError(msg)
     # name=False: hashing the pixels for a name would take longer than decoding them.
-    return [da.from_array(pixels.transpose(2, 0, 1), chunks=(3, CHUNK_PX, CHUNK_PX), name=False)], mpp_of_dpi(dpi)
+    level = da.from_array(pixels.transpose(2, 0, 1), chunks=(3, CHUNK_PX, CHUNK_PX), name=False)
+    return [level], mpp_of_resolution(dpi) if dpi else None
 
 
 def _is_grey(image: Image.Image) -> bool:

@@ -11,10 +11,10 @@ import tifffile
 import zarr
 
 from nh2st._slides._image import CHUNK_PX
-from nh2st._slides._mpp import mean_mpp, mpp_of_aperio, mpp_of_ome
+from nh2st._slides._mpp import UM_PER_INCH, mpp_of_aperio, mpp_of_ome, mpp_of_resolution
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}
+_UM_PER_UNIT = {2: UM_PER_INCH, 3: 10_000.0}
 """Micrometres of an inch and a centimetre, by the value of TIFF's ResolutionUnit."""
 
 _XMP = 700
@@ -137,4 +137,4 @@ def _mpp(file: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
         return found
     if (unit := _UM_PER_UNIT.get(int(page.resolutionunit))) is None:
         return None
-    return mean_mpp(*(unit / per_unit if per_unit > 0 else math.nan for per_unit in page.resolution))
+    return mpp_of_resolution(page.resolution, unit)

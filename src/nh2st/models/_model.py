@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nh2st.models._baselines import Baselines
 from nh2st.models._file import write_file
 from nh2st.nn import NH2ST, NetworkConfig
+from nh2st.nn._checksum import add_tensors
 from nh2st.pp._target import Target
 
 PREDICTING = ("encoder.", "image_projection.", "head.")
@@ -75,9 +76,7 @@ class Model:
         tensors = self.tensors()
         header = {name: value for name, value in self._header(tensors).items() if name != "history"}
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-        for name, tensor in sorted(tensors.items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        add_tensors(digest, tensors)
         return digest.hexdigest()
 
     def tensors(self) -> dict[str, Tensor]:

@@ -193,7 +193,7 @@ class NH2ST(nn.Module):
 
     def _pooled_shape(self) -> tuple[int, int, int]:
         side = self.config.map_px
-        if not self.encoder.convolutional and side != 1:
+        if side != 1 and not self.encoder.convolutional:
             msg = (
                 f"Encoder {self.config.encoder!r} gives tokens and no feature map, as transformers do. The 'paper' "
                 "network takes their pooled features with map_px=1 (`network={'map_px': 1}` in training), or the "

@@ -15,7 +15,7 @@ from nh2st._device import Precision
 from nh2st._inference import check_place, checksum, features_of
 from nh2st._keys import EMBEDDING, ENCODER, NAMESPACE, PATCH_PX, PATCH_UM
 from nh2st._results import check_key, check_ours
-from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
+from nh2st._scale import NATIVE, Mpp, resolve_mpp, windows_of
 from nh2st._sections import ImageData, Section, find_sections, tables_of
 from nh2st.nn import create_encoder
 
@@ -115,18 +115,24 @@ def embed(
     for table in tables_of(found):
         _check_free(table, key_added, overwrite=overwrite)
     scales = [resolve_mpp(one, mpp) for one in found]
-    windows = [
-        patch_windows(one, patch_um=patch_um, patch_px=patch_px, mpp=um) for one, um in zip(found, scales, strict=True)
-    ]
+    windows = windows_of(found, patch_um=patch_um, patch_px=patch_px, mpp=scales)
     model = create_encoder(encoder, encoder_weights)
     model.map_shape(patch_px)
+    weights = checksum(model)
     features = features_of(
-        model, found, windows, batch_size=batch_size, device=device, precision=precision, client=client
+        model,
+        found,
+        windows,
+        weights=weights,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        client=client,
     )
     record = {
         "package_version": version("nh2st"),
         "encoder": encoder,
-        "weights_sha256": checksum(model),
+        "weights_sha256": weights,
         "patch_um": "native" if mpp == NATIVE else patch_um,
         "patch_px": patch_px,
     }

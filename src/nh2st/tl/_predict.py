@@ -15,7 +15,7 @@ from nh2st._inference import Job, check_place, run
 from nh2st._keys import PREDICTION
 from nh2st._panel import match_panel
 from nh2st._results import check_replaceable
-from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
+from nh2st._scale import NATIVE, Mpp, resolve_mpp, windows_of
 from nh2st._sections import ImageData, Section, find_sections, tables_of
 from nh2st._settings import logger
 from nh2st.models import Model, available, load
@@ -150,10 +150,7 @@ def predict(
         scales = [resolve_mpp(one, scale) for one in found]
         _compare_with_training(found, scales, chosen)
         patch_um = chosen.patch_um or float(chosen.patch_px)
-        windows = [
-            patch_windows(one, patch_um=patch_um, patch_px=chosen.patch_px, mpp=um)
-            for one, um in zip(found, scales, strict=True)
-        ]
+        windows = windows_of(found, patch_um=patch_um, patch_px=chosen.patch_px, mpp=scales)
         with_ridge = _wants_ridge(found, chosen, baselines)
         module = _Prediction(chosen.network, chosen.baselines if any(with_ridge) else None)
         job = Job(module, batch_size, device, precision, order="F")

@@ -17,10 +17,7 @@ from nh2st._settings import logger
 from nh2st.models import Model
 from nh2st.nn import NH2ST, Encoder, NetworkConfig
 from nh2st.pp._genes import choose_genes
-from nh2st.tl._baselines import fit_baselines
 from nh2st.tl._panel import check_panel
-from nh2st.tl._prepare import TrainingSpots
-from nh2st.tl._split import Split
 
 
 def new_network(
@@ -89,10 +86,3 @@ def copy_of(model: Model) -> Model:
 def baseline_encoder(start: Model) -> Encoder:
     """The encoder as it is before training; that of the earlier baselines where a model is fine-tuned."""
     return start.baselines.encoder if start.baselines else copy.deepcopy(start.network.encoder).eval()
-
-
-def start_from_data(start: Model, spots: TrainingSpots, split: Split, features: np.ndarray, *, new: bool) -> None:
-    """Fit the baselines, and let a new network start from the mean of its training spots."""
-    start.baselines = fit_baselines(spots, features, baseline_encoder(start))
-    if new:
-        start.network.set_output_mean(np.asarray(spots.expression[~split.validation].mean(axis=0)))

@@ -11,10 +11,11 @@ from nh2st._arguments import at_least_one, not_negative, positive
 from nh2st._device import Precision
 from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM
 from nh2st._patches import stack_patches
-from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
+from nh2st._scale import NATIVE, Mpp, resolve_mpp, windows_of
 from nh2st._sections import ImageData, find_sections
 from nh2st.models import Model, load
 from nh2st.pp._target import Target
+from nh2st.tl._baselines import fit_baselines
 from nh2st.tl._compatibility import warn_of_differences
 from nh2st.tl._place import Devices, resolve_place
 from nh2st.tl._prepare import prepare
@@ -27,7 +28,6 @@ from nh2st.tl._start import (
     copy_of,
     new_network,
     panel_of,
-    start_from_data,
 )
 
 
@@ -175,8 +175,8 @@ def train(
     """
     from nh2st.tl._checkpoints import check_same_run, checkpoint_folder
     from nh2st.tl._fit import Run, fit
+    from nh2st.tl._frozen import frozen_features, frozen_maps
     from nh2st.tl._lightning import Schedule
-    from nh2st.tl._maps import frozen_features, frozen_maps
     from nh2st.tl._trainer import only_rank_zero_speaks, this_process
 
     schedule = Schedule(
@@ -215,10 +215,7 @@ def train(
         scales = [resolve_mpp(one, scale) for one in found]
         if source is not None:
             warn_of_differences(found, scales, source)
-        windows = [
-            patch_windows(one, patch_um=start.patch_um or patch_um, patch_px=start.patch_px, mpp=um)
-            for one, um in zip(found, scales, strict=True)
-        ]
+        windows = windows_of(found, patch_um=start.patch_um or patch_um, patch_px=start.patch_px, mpp=scales)
         labels = groups_of(found, groups)
         split = validation_split(found, labels, seed)
         folder = checkpoint_folder(checkpoint_dir, resume_from, process.rank)
@@ -247,8 +244,11 @@ def train(
             else partial(stack_patches, [one.image for one in found], windows)
         )
         prepared = prepare(found, start.genes, start.target, layer, images)
-        features = frozen_features(baseline_encoder(start), found, windows, process.device)
-        start_from_data(start, prepared, split, features, new=source is None)
+        frozen = baseline_encoder(start)
+        features = frozen_features(frozen, found, windows, process.device)
+        start.baselines = fit_baselines(prepared, features, frozen)
+        if source is None:
+            start.network.set_output_mean(prepared.expression[~split.validation].mean(axis=0))
         model = fit(start, Run(prepared, split, schedule, place, process.world_size, folder, resume_from))
         record_training(data, found, model)
     return model

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nh2st._inference import features_of, maps_of
+from nh2st._inference import checksum, features_of, maps_of
 from nh2st._patches import Windows
 from nh2st._sections import Section
 from nh2st._settings import logger
@@ -35,6 +35,8 @@ def frozen_features(
     encoder: Encoder, sections: Sequence[Section], windows: Sequence[Windows], device: torch.device
 ) -> np.ndarray:
     """Pooled features (n, n_features) of all patches."""
-    features = features_of(encoder, sections, windows, batch_size=_BATCH, device=device, precision="32")
+    features = features_of(
+        encoder, sections, windows, weights=checksum(encoder), batch_size=_BATCH, device=device, precision="32"
+    )
     encoder.cpu()
     return np.concatenate(features).astype(np.float64)
