@@ -8,10 +8,12 @@ NAMESPACE: Final = "nh2st"
 """Key in ``uns`` and in ``SpatialData.attrs`` under which everything of the package is kept."""
 
 PREDICTION: Final = "nh2st"
+CROSS_VALIDATION: Final = "nh2st_cv"
 EMBEDDING: Final = "nh2st_embedding"
 TARGET_LAYER: Final = "nh2st_target"
 SMOOTH_SUFFIX: Final = "smooth"
 RIDGE_SUFFIX: Final = "ridge"
+STD_SUFFIX: Final = "std"
 TRAINING_MEAN_SUFFIX: Final = "training_mean"
 
 GENE_FLAG: Final = "nh2st_gene"

@@ -142,9 +142,15 @@ def dense_columns(table: AnnData, layer: str, rows: np.ndarray, genes: Iterable[
 
 
 def predicted_rows(spots: Spots, key: str) -> np.ndarray:
-    """Positions within the section of the spots that have predictions."""
+    """Positions within the section of the spots that have predictions, of all genes or of those of their fold."""
     matrix = spots.adata.layers.get(key)
     genes = spots.adata.var_names[spots.adata.var[f"{key}_{PREDICTED_SUFFIX}"].to_numpy(dtype=bool)]
     if matrix is None or len(genes) == 0:
         return np.arange(0)
-    return np.flatnonzero(np.isfinite(dense_columns(spots.adata, key, spots.rows, genes[:1])[:, 0]))
+    predicted = np.zeros(len(spots.rows), dtype=bool)
+    for gene in genes:
+        missing = np.flatnonzero(~predicted)
+        predicted[missing] = np.isfinite(dense_columns(spots.adata, key, spots.rows[missing], [gene])[:, 0])
+        if predicted.all():
+            break
+    return np.flatnonzero(predicted)

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from nh2st._evaluation import read_evaluation
 from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX, PREDICTION, SPATIAL
 from nh2st._results import dense_columns, provenance_of
 from nh2st._sections import Data, find_spots, tables_of
 
-__all__ = ["predicted"]
+__all__ = ["evaluation", "predicted"]
 
 
 def predicted(
@@ -74,6 +75,49 @@ def predicted(
     return concat(dict(zip(map(str, keys), parts, strict=True)), index_unique="-", merge="same", uns_merge="first")
 
 
+def evaluation(
+    data: Data,
+    key: str = PREDICTION,
+    *,
+    sections: Iterable[str] | None = None,
+    table_key: str | None = None,
+) -> pd.DataFrame:
+    """Give the scores of whole sections that :func:`nh2st.tl.evaluate` kept, as a tidy table.
+
+    Parameters
+    ----------
+    data
+        SpatialData or AnnData with evaluated predictions, or a list or dictionary of them.
+    key
+        Name of the predictions (``key_added`` of :func:`nh2st.tl.predict`).
+    sections
+        Sections to take; all that were evaluated where absent.
+    table_key
+        Which table to use where several fit.
+
+    Returns
+    -------
+    Table with the columns ``section``, ``model``, ``truth``, ``metric`` and ``value``. For each section, model and
+    truth: the mean over genes of every metric of :func:`nh2st.tl.evaluate` under its name, and what is given for
+    sections alone, such as ``pearson_median``, ``pearson_highly_variable``, ``pearson_of_ceiling``, ``svg_overlap``,
+    ``gene_correlation`` and ``n_genes_undefined``.
+
+    Raises
+    ------
+    KeyError
+        If there are no predictions of this name, or they have not been evaluated.
+
+    Examples
+    --------
+    >>> import nh2st as nh
+    >>> scores = nh.get.evaluation(sdata)  # doctest: +SKIP
+    >>> scores.pivot_table(index="metric", columns=["model", "truth"], values="value")  # doctest: +SKIP
+    """
+    found = find_spots(data, sections=sections, table_key=table_key)
+    parts = [read_evaluation(table, key, [one for one in found if one.adata is table]) for table in tables_of(found)]
+    return pd.concat(parts, ignore_index=True)
+
+
 def _panel_of(table: AnnData, key: str, rows: np.ndarray) -> AnnData:
     genes = pd.Index(list(map(str, provenance_of(table, key)["genes"])))
     known = genes.isin(table.var_names)
@@ -81,7 +125,7 @@ def _panel_of(table: AnnData, key: str, rows: np.ndarray) -> AnnData:
     values[:, known] = dense_columns(table, key, rows, genes[known])
     if not known.all():
         values[:, ~known] = table.obsm[key][genes[~known]].to_numpy()[rows]
-    there = np.isfinite(values).all(axis=1)
+    there = np.isfinite(values).any(axis=1)
     chosen = rows[there]
     obsm = {SPATIAL: np.asarray(table.obsm[SPATIAL])[chosen]} if SPATIAL in table.obsm else {}
     uns = {NAMESPACE: {key: copy.deepcopy(provenance_of(table, key))}}

@@ -6,12 +6,19 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import mean_absolute_error, mean_squared_error
+from sklearn.metrics import mean_absolute_error, mean_squared_error, roc_auc_score
 from spatialdata import SpatialData
 
 import nh2st as nh
+from nh2st._sections import find_spots
+from nh2st.pp._gene_sets import gene_sets
+from nh2st.pp._genes import choose_genes
+from nh2st.pp._graph import connectivities, default_graph
+from nh2st.pp._neighborhood import averaging
+from nh2st.pp._target import Target, target_values
+from nh2st.tl._scores import score_section
 
-METRICS = ["pearson", "spearman", "mse", "mae"]
+METRICS = ["pearson", "spearman", "mse", "mae", "nrmse", "ssim", "auc", "moran_measured", "moran_predicted", "ceiling"]
 SECTIONS = ["B", "C", "D"]
 
 
@@ -88,7 +95,222 @@ def test_what_is_written(predicted):
     for model, kind in kinds:
         chosen = frame.query("model == @model and truth == @kind")
         expected = chosen.groupby("section")[METRICS].mean().mean()
-        assert summary[f"{model}_{kind}".replace(" ", "_")] == pytest.approx(expected.to_dict(), nan_ok=True)
+        written = summary[f"{model}_{kind}".replace(" ", "_")]
+        assert {name: written[name] for name in METRICS} == pytest.approx(expected.to_dict(), nan_ok=True)
+
+
+def test_metrics_of_the_map(predicted):
+    scanpy = pytest.importorskip("scanpy")
+    frame = nh.tl.evaluate(predicted).query("truth == 'raw'").set_index(["model", "section", "gene"]).sort_index()
+    table = predicted["table"]
+    nh.pp.spatial_neighbors(predicted)
+    for section in SECTIONS:
+        rows = np.flatnonzero(table.obs["region"] == section)
+        graph = table.obsp["spatial_connectivities"][rows][:, rows].astype(float)
+        measured, guess = truth(predicted, section), prediction(predicted, section)
+        for gene in measured:
+            row = frame.loc[("model", section, gene)]
+            assert row["nrmse"] == pytest.approx(np.sqrt(row["mse"]) / np.ptp(measured[gene]), rel=1e-4)
+            for name, values in (("moran_measured", measured[gene]), ("moran_predicted", guess[gene])):
+                assert row[name] == pytest.approx(scanpy.metrics.morans_i(graph, values.to_numpy(float)), abs=1e-5)
+            if measured[gene].gt(0).all():
+                assert np.isnan(row["auc"])
+            else:
+                assert row["auc"] == pytest.approx(roc_auc_score(measured[gene] > 0, guess[gene]))
+            assert -1 <= row["ssim"] <= 1
+            assert 0 <= row["ceiling"] < 1
+    others = frame.loc["ridge"]
+    for name in ("moran_measured", "ceiling"):
+        pd.testing.assert_series_equal(frame.loc["model", name], others[name])
+
+
+def test_the_ceiling_is_of_raw_truth(predicted):
+    frame = nh.tl.evaluate(predicted)
+    assert frame.query("truth == 'raw'")["ceiling"].notna().any()
+    assert frame.query("truth == 'smoothed'")["ceiling"].isna().all()
+    # The first four genes follow the darkness of the image, the others are noise.
+    ceiling = predicted["table"].var["nh2st_ceiling"]
+    assert ceiling.iloc[:4].min() > ceiling.iloc[4:].max()
+
+
+def test_scores_do_not_depend_on_the_stored_graph(predicted):
+    frame = nh.tl.evaluate(predicted)
+    nh.pp.spatial_neighbors(predicted, radius=200.0)
+    pd.testing.assert_frame_equal(nh.tl.evaluate(predicted), frame)
+
+
+def test_structural_similarity_needs_array_ids(predicted):
+    frame = nh.tl.evaluate(predicted)
+    assert frame.query("model == 'model'")["ssim"].notna().all()
+    del predicted["table"].obs["array_row"]
+    assert nh.tl.evaluate(predicted)["ssim"].isna().all()
+
+
+def scores_of(sdata: SpatialData, **selection: str) -> pd.Series:
+    """Values of the section metrics by name."""
+    tidy = nh.get.evaluation(sdata)
+    for column, value in selection.items():
+        tidy = tidy[tidy[column] == value]
+    return tidy.set_index("metric")["value"]
+
+
+def test_scores_of_sections(predicted):
+    frame = nh.tl.evaluate(predicted)
+    tidy = nh.get.evaluation(predicted)
+    assert list(tidy) == ["section", "model", "truth", "metric", "value"]
+    assert not tidy.duplicated(["section", "model", "truth", "metric"]).any()
+    for (section, model, kind), genes in frame.groupby(["section", "model", "truth"]):
+        found = scores_of(predicted, section=section, model=model, truth=kind)
+        for name in METRICS:
+            assert found[name] == pytest.approx(genes[name].mean(), nan_ok=True)
+        assert found["pearson_median"] == pytest.approx(genes["pearson"].dropna().median(), nan_ok=True)
+        assert found["pearson_best50_optimistic"] == pytest.approx(genes["pearson"].max(), nan_ok=True)
+        assert found["n_genes"] == 8
+        assert found["n_genes_missing"] == 0
+        assert found["n_genes_undefined"] == genes["pearson"].isna().sum()
+    found = scores_of(predicted, section="D", model="model", truth="raw")
+    genes = frame.query("section == 'D' and model == 'model' and truth == 'raw'")
+    assert found["pearson_of_ceiling"] == pytest.approx(genes["pearson"].sum() / genes["ceiling"].sum())
+    upper = np.triu_indices(8, k=1)
+    pairs = [values.corr().to_numpy()[upper] for values in (truth(predicted, "D"), prediction(predicted, "D"))]
+    assert found["gene_correlation"] == pytest.approx(pearsonr(*pairs).statistic, abs=1e-5)
+    best = [genes.set_index("gene")[f"moran_{kind}"].idxmax() for kind in ("measured", "predicted")]
+    assert found["svg_overlap"] == (best[0] == best[1])
+
+
+def test_summary_is_the_mean_over_sections(predicted):
+    nh.tl.evaluate(predicted)
+    means = nh.get.evaluation(predicted).groupby(["model", "truth", "metric"])["value"].mean()
+    summary = predicted["table"].uns["nh2st"]["nh2st"]["evaluation"]
+    for (model, kind), values in means.groupby(["model", "truth"]):
+        expected = values.droplevel(["model", "truth"]).to_dict()
+        assert summary[f"{model}_{kind}".replace(" ", "_")] == pytest.approx(expected, nan_ok=True)
+
+
+def test_gene_sets_of_the_model(predicted):
+    record = predicted["table"].uns["nh2st"]["nh2st"]
+    record.pop("gene_sets", None)
+    nh.tl.evaluate(predicted)
+    without = scores_of(predicted, section="D", model="model", truth="raw")
+    assert "pearson_highly_variable" not in without
+    record["gene_sets"] = {"highly_variable": ["gene2", "gene0"], "spatially_variable": ["gene6"]}
+    frame = nh.tl.evaluate(predicted).query("section == 'D' and model == 'model' and truth == 'raw'")
+    correlation = frame.set_index("gene")["pearson"]
+    found = scores_of(predicted, section="D", model="model", truth="raw")
+    assert found["pearson_highly_variable"] == pytest.approx(correlation[["gene0", "gene2"]].mean())
+    assert found["pearson_highly_variable_median"] == pytest.approx(correlation[["gene0", "gene2"]].median())
+    assert found["pearson_spatially_variable"] == pytest.approx(correlation["gene6"])
+    pd.testing.assert_series_equal(found[without.index], without)
+
+
+def test_gene_sets_under_the_names_of_the_table(predicted):
+    record = predicted["table"].uns["nh2st"]["nh2st"]
+    record["model_genes"] = [f"ENSG{name}" for name in record["genes"]]
+    record["gene_sets"] = {"spatially_variable": ["ENSGgene6"]}
+    frame = nh.tl.evaluate(predicted).query("section == 'D' and model == 'model' and truth == 'raw'")
+    found = scores_of(predicted, section="D", model="model", truth="raw")
+    assert found["pearson_spatially_variable"] == pytest.approx(frame.set_index("gene").loc["gene6", "pearson"])
+
+
+def test_scores_survive_zarr(predicted, tmp_path):
+    predicted["table"].uns["nh2st"]["nh2st"]["gene_sets"] = {"highly_variable": ["gene2"], "spatially_variable": []}
+    nh.tl.evaluate(predicted)
+    predicted.write(tmp_path / "sections.zarr")
+    read = SpatialData.read(tmp_path / "sections.zarr")
+    expected = nh.get.evaluation(predicted)
+    pd.testing.assert_frame_equal(nh.get.evaluation(read), expected)
+    for metric in METRICS:
+        pd.testing.assert_frame_equal(read["table"].varm[f"nh2st_{metric}"], predicted["table"].varm[f"nh2st_{metric}"])
+        np.testing.assert_array_equal(read["table"].var[f"nh2st_{metric}"], predicted["table"].var[f"nh2st_{metric}"])
+    nh.tl.evaluate(read)
+    pd.testing.assert_frame_equal(nh.get.evaluation(read), expected)
+
+
+def test_scores_of_some_sections_and_of_several_objects(make_sdata, predicted, trained):
+    _, model = trained
+    nh.tl.evaluate(predicted)
+    assert set(nh.get.evaluation(predicted, sections=["D"])["section"]) == {"D"}
+    other = make_sdata(("A",), side=4, seed=5)
+    nh.tl.predict(other, model)
+    objects = {"x": predicted, "y": other}
+    nh.tl.evaluate(objects)
+    assert set(nh.get.evaluation(objects)["section"]) == {"x.B", "x.C", "x.D", "y.A"}
+    assert set(nh.get.evaluation(other["table"])["section"]) == {"A"}
+
+
+def test_scores_before_evaluation(make_sdata, predicted):
+    with pytest.raises(KeyError, match="no predictions 'nh2st' .there are: none.*nh.tl.predict"):
+        nh.get.evaluation(make_sdata())
+    with pytest.raises(KeyError, match="'nh2st' have not been evaluated. Call `nh.tl.evaluate"):
+        nh.get.evaluation(predicted)
+
+
+def test_new_predictions_forget_the_scores(predicted, trained):
+    _, model = trained
+    nh.tl.evaluate(predicted)
+    nh.tl.predict(predicted, model, sections=SECTIONS)
+    table = predicted["table"]
+    assert not any(f"nh2st_{metric}" in place for metric in METRICS for place in (table.var, table.varm))
+    with pytest.raises(KeyError, match="have not been evaluated"):
+        nh.get.evaluation(predicted)
+
+
+def test_genes_that_the_table_lacks_are_counted(predicted, caplog):
+    expected = nh.tl.evaluate(predicted)
+    # All genes of the table are in its sums, so that one moves from the panel to the others under a new name.
+    table = predicted["table"]
+    table.var_names = ["other" if gene == "gene5" else gene for gene in table.var_names]
+    frame = nh.tl.evaluate(predicted)
+    assert "1 of 8 predicted genes are not in the table of section 'D' (gene5)" in caplog.text
+    present = expected[expected["gene"] != "gene5"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(frame[METRICS[:9]], present[METRICS[:9]])
+    found = scores_of(predicted, section="D", model="model", truth="raw")
+    assert (found["n_genes"], found["n_genes_missing"]) == (7, 1)
+    assert np.isnan(table.var.loc["other", "nh2st_pearson"])
+
+
+def test_table_without_any_predicted_gene(predicted):
+    table = predicted["table"]
+    table.var_names = [f"other{number}" for number in range(table.n_vars)]
+    with pytest.raises(ValueError, match="None of the 8 genes that were predicted .first: 'gene.*all its genes"):
+        nh.tl.evaluate(predicted)
+    adata = table[:, :2].copy()
+    adata.var["nh2st_predicted"] = False
+    with pytest.raises(ValueError, match="None of the 8 genes that were predicted"):
+        nh.tl.evaluate(adata)
+
+
+def test_without_counts(predicted):
+    table = predicted["table"]
+    counts, table.X = table.X.toarray(), None
+    with pytest.raises(ValueError, match="The table has no X. Name the layer that holds the counts with `layer=`"):
+        nh.tl.evaluate(predicted)
+    counts[np.flatnonzero(table.obs["region"] == "C")] = 0
+    table.X = csr_matrix(counts)
+    with pytest.raises(ValueError, match="Section 'C' has no counts.*`layer=`.*`sections=`"):
+        nh.tl.evaluate(predicted)
+    assert set(nh.tl.evaluate(predicted, sections=["B", "D"])["section"]) == {"B", "D"}
+
+
+@pytest.mark.parametrize("name", ["C4", "MOB3"])
+def test_ceilings_of_real_sections(data_dir, name):
+    """A map of measured neighbours, which knows the tissue but not the spot, stays below the ceiling."""
+    read = nh.datasets.mouse_olfactory_bulb if name.startswith("MOB") else nh.datasets.her2st
+    section = find_spots(read([name], path=data_dir)["table"])[0]
+    panel = choose_genes([section], 50)
+    target = Target.named("default")
+    neighbors = averaging(connectivities(default_graph(section)))
+    guess = neighbors @ target_values(section, panel, target)
+    rows = np.arange(len(section.rows))
+    sets = gene_sets([section], panel)
+    frame, sections = score_section(section, rows, {"neighbours": guess}, panel, target, gene_sets=sets)
+    raw = frame[frame["truth"] == "raw"]
+    assert raw["ceiling"].between(0.05, 0.99).mean() > 0.9
+    assert (raw["moran_predicted"] > raw["moran_measured"]).all()
+    scores = sections.set_index("truth").loc["raw"]
+    assert scores["pearson_best50_optimistic"] > scores["pearson"]
+    assert scores["pearson_spatially_variable"] > scores["pearson"]
+    assert scores["svg_overlap"] > 0.5
 
 
 def test_again_gives_the_same(predicted):

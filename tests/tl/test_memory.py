@@ -10,7 +10,7 @@ import torch
 
 from nh2st._patches import stack_patches
 from nh2st.nn import Encoder
-from nh2st.tl import _loading, _train
+from nh2st.tl import _loading, _recipe
 
 SETTINGS = {"batch_size": 8, "max_epochs": 2, "seed": 1}
 
@@ -116,6 +116,6 @@ def test_patches_in_a_file_train_the_same_model(sdata, train, monkeypatch, tmp_p
         np.save(tmp_path / "patches.npy", stack_patches(*arguments))
         return np.load(tmp_path / "patches.npy", mmap_mode="r")
 
-    monkeypatch.setattr(_train, "stack_patches", in_a_file)
+    monkeypatch.setattr(_recipe, "stack_patches", in_a_file)
     assert train(sdata, **SETTINGS).sha256 == plain.sha256
     assert (tmp_path / "patches.npy").exists()

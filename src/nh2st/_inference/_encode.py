@@ -20,11 +20,12 @@ from nh2st._sections import Section
 from nh2st._settings import logger, settings
 from nh2st.nn import NH2ST, Encoder
 from nh2st.nn._checksum import add_tensors
+from nh2st.nn._images import channel_first, dihedral
 
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def _encode_sections(
+def encode_sections(
     job: Job,
     identity: Key,
     shape: tuple[int, ...],
@@ -32,8 +33,12 @@ def _encode_sections(
     windows: Sequence[Windows],
     description: str,
     client: Any = None,
+    *,
+    keep: bool = True,
 ) -> list[np.ndarray]:
     """Arrays (n, *shape) of each section: from the cache, or computed by the job and kept there when they are done.
+
+    Without `keep` they are computed and not kept.
 
     Parameters
     ----------
@@ -43,7 +48,7 @@ def _encode_sections(
         What tells the module from others: name, checksum of the weights.
     """
     shapes = [(len(window), *shape) for window in windows]
-    keys = [_key(one, window, identity) for one, window in zip(sections, windows, strict=True)]
+    keys = [_key(one, window, identity) if keep else None for one, window in zip(sections, windows, strict=True)]
     found = {}
     for number, (key, size) in enumerate(zip(keys, shapes, strict=True)):
         if key is not None and (array := find_cached(key, shape=size, dtype=np.float16)) is not None:
@@ -81,11 +86,19 @@ def features_of(
     device: str | torch.device,
     precision: Precision,
     client: Any = None,
+    orientations: int = 1,
+    keep: bool = True,
 ) -> list[np.ndarray]:
-    """Pooled features (n, n_features) of each section's patches in half precision; `weights` is the checksum."""
-    identity = {"encoder": encoder.name, "weights": weights, "precision": precision, "output": "features"}
-    job = Job(_Halved(encoder, "features"), batch_size, device, precision)
-    return _encode_sections(job, identity, (encoder.n_features,), sections, windows, "features", client)
+    """Pooled features (n, n_features) of each section's patches in half precision; `weights` is the checksum.
+
+    With 8 `orientations` they are means over the flips and quarter turns of a patch. With `keep` they are looked for
+    and kept in the cache, for which all pixels of the images are read.
+    """
+    output = "features" if orientations == 1 else f"features of {orientations} orientations"
+    identity = {"encoder": encoder.name, "weights": weights, "precision": precision, "output": output}
+    module = encoder if orientations == 1 else _Oriented(encoder)
+    job = Job(_Halved(module, "features"), batch_size, device, precision)
+    return encode_sections(job, identity, (encoder.n_features,), sections, windows, "features", client, keep=keep)
 
 
 def maps_of(
@@ -105,7 +118,19 @@ def maps_of(
         "output": f"maps {network.config.map_px}",
     }
     job = Job(_Halved(network, "maps"), batch_size, device, precision)
-    return _encode_sections(job, identity, network.map_shape, sections, windows, "feature maps")
+    return encode_sections(job, identity, network.map_shape, sections, windows, "feature maps")
+
+
+class _Oriented(nn.Module):
+    """Features that do not depend on how a patch is turned."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def features(self, images: Tensor) -> Tensor:
+        turned = list(dihedral(channel_first(images)))
+        return torch.stack([self.encoder.features(one.contiguous()).float() for one in turned]).mean(dim=0)
 
 
 class _Halved(nn.Module):

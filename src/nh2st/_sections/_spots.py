@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from anndata import AnnData
@@ -50,6 +50,11 @@ class Spots:
     def name(self) -> str:
         """Name for messages and results: the region, after its object's key where there are several objects."""
         return ".".join(part for part in (self.object_key, self.region) if part) or "section"
+
+    def take(self, positions: np.ndarray) -> Self:
+        """Some of the spots, by their positions within the section, as if the others were masked."""
+        paired = self.positions if self.element is None else self.positions[positions]
+        return replace(self, rows=self.rows[positions], positions=paired)
 
     @property
     def array(self) -> np.ndarray | None:

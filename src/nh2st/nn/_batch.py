@@ -27,20 +27,27 @@ class NeighborBatch:
     """
 
     images: Tensor
-    """Distinct patches (P, H, W, 3) or (P, 3, H, W), uint8; or their feature maps (P, C, h, w), floating."""
+    """Distinct patches (P, H, W, 3) or (P, 3, H, W), uint8; or their feature maps (P, C, h, w) or tokens, floating."""
     expression: Tensor
     """Expression (P, G) measured with the patches, float32."""
     nodes: Tensor
     """Patches (B, N) of each neighbourhood, the target first, int64."""
     mask: Tensor
     """Which nodes (B, N) are present, bool. The target always is."""
+    counts: Tensor | None = None
+    """Counts (P, G), for count likelihoods."""
+    log_expected: Tensor | None = None
+    """Logarithm (P, G) of the counts that are expected without a look at the image, for count likelihoods."""
+    related: Tensor | None = None
+    """Pairs (B, B) of targets whose patches overlap, bool, which contrastive losses take for no negatives."""
 
     def __len__(self) -> int:
         return len(self.nodes)
 
     def to(self, device: torch.device | str) -> Self:
         """Copy the batch to a device."""
-        return type(self)(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        values = (getattr(self, field.name) for field in fields(self))
+        return type(self)(*(None if one is None else one.to(device, non_blocking=True) for one in values))
 
 
 def collate(
@@ -50,6 +57,8 @@ def collate(
     expression: np.ndarray | Tensor,
     *,
     closed: bool = False,
+    counts: np.ndarray | None = None,
+    log_expected: np.ndarray | None = None,
 ) -> NeighborBatch:
     """Gather the distinct patches that some targets and their neighbours need.
 
@@ -65,6 +74,8 @@ def collate(
         Expression (S, G) of all spots.
     closed
         Leave out neighbours that are not targets themselves, so that there are no more patches than targets.
+    counts, log_expected
+        Counts (S, G) of all spots and the logarithm (S, G) of what is expected, for count likelihoods.
 
     Returns
     -------
@@ -94,4 +105,6 @@ def collate(
         expression=torch.as_tensor(expression[distinct]).float(),
         nodes=torch.from_numpy(nodes.reshape(spots.shape)),
         mask=torch.from_numpy(mask),
+        counts=None if counts is None else torch.as_tensor(counts[distinct]).float(),
+        log_expected=None if log_expected is None else torch.as_tensor(log_expected[distinct]).float(),
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,13 @@ def channel_first(images: Tensor) -> Tensor:
         return images.permute(0, 3, 1, 2)
     msg = f"images must be of shape (patches, height, width, 3) or (patches, 3, height, width), not {(*images.shape,)}."
     raise ValueError(msg)
+
+
+def dihedral(images: Tensor) -> Iterator[Tensor]:
+    """Yield square images (P, 3, H, H) in each of the eight flips and quarter turns of the square."""
+    for flipped in (images, images.flip(-1)):
+        for turns in range(4):
+            yield torch.rot90(flipped, turns, (-2, -1))
 
 
 def random_dihedral(images: Tensor, generator: torch.Generator | None = None) -> Tensor:

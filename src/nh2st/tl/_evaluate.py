@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from nh2st._keys import NAMESPACE, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
-from nh2st._metrics import METRICS, gene_metrics, mean_over_genes
+from nh2st._evaluation import write_evaluation
+from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
+from nh2st._metrics import METRICS, mean_over_genes
 from nh2st._results import dense_columns, predicted_rows, provenance_of
 from nh2st._sections import Data, Spots, find_spots, tables_of
 from nh2st._settings import logger
-from nh2st.pp._target import Target, target_values
+from nh2st.pp._target import Target
+from nh2st.tl._scores import RAW, nothing_in_common, score_section
 
 MODEL, RIDGE, TRAINING_MEAN = "model", "ridge", "training mean"
-RAW, SMOOTHED = "raw", "smoothed"
-_LEAST_SPOTS = 3
 _FAR_FEWER = 0.5
 
 
@@ -38,7 +38,8 @@ def evaluate(
     Each metric is computed over the spots of one section, for each gene of the panel that the table has, and then
     averaged over sections. It is given on raw truth (every spot as measured) and on smoothed truth (each spot averaged
     with its neighbours), and for the two baselines that :func:`nh2st.tl.train` fitted on the training sections: the
-    training mean of each gene, and PCA + ridge on frozen features of the same encoder.
+    training mean of each gene, and PCA + ridge on frozen features of the same encoder. Genes of the panel that the
+    table lacks are counted, and named in the log.
 
     Parameters
     ----------
@@ -58,28 +59,41 @@ def evaluate(
     Returns
     -------
     Table with a row for each section, gene, model (``"model"``, ``"ridge"``, ``"training mean"``) and truth (``"raw"``,
-    ``"smoothed"``), and the columns ``pearson``, ``spearman``, ``mse`` and ``mae``. A correlation with something
-    constant, such as the training mean, is undefined: NaN, and left out of means. MSE and MAE are in the units of the
-    model's target.
+    ``"smoothed"``), and a column for each metric:
+
+    - ``pearson``, ``spearman``: correlation over spots; undefined with something constant, such as the training mean;
+    - ``mse``, ``mae``: mean squared and mean absolute error, in the units of the model's target;
+    - ``nrmse``: root of the mean squared error over the range of the measured gene;
+    - ``ssim``: structural similarity of the maps on the array of spots; undefined where ``obs`` has no
+      ``array_row`` and ``array_col`` that describe the coordinates;
+    - ``auc``: how well predictions tell spots that express the gene from those that do not;
+    - ``moran_measured``, ``moran_predicted``: Moran's I of the measured and of the predicted gene;
+    - ``ceiling``: the correlation that the sampling noise of the counts leaves attainable; on raw truth only.
+
+    What is undefined is NaN, and left out of means.
 
     Written into each table, for the model on raw truth: ``var[f"{key}_pearson"]`` and so on (mean over sections),
-    ``varm[f"{key}_pearson"]`` and so on (a column a section), for the ridge
-    ``var[f"{key}_ridge_pearson"]``, and the means of everything in
-    ``uns["nh2st"][key]["evaluation"]``.
+    ``varm[f"{key}_pearson"]`` and so on (a column a section), for the ridge ``var[f"{key}_ridge_pearson"]``. Metrics of
+    whole sections, for every model and truth, are in ``uns["nh2st"][key]``: their means over sections in
+    ``"evaluation"``, and each section's in ``"evaluation_by_section"``, which :func:`nh2st.get.evaluation` gives as a
+    table. Besides the means over genes of everything above they are the median correlation, means and medians over the
+    gene sets that were chosen in training, the share of the noise ceiling that is reached, the overlap of the top
+    spatially variable genes, the agreement of the correlations between genes, and how many genes could not be scored.
 
     Raises
     ------
     KeyError
         If there are no predictions of this name.
     ValueError
-        If counts are missing or not valid, spots are tiles without any, or a section has fewer than three predicted
-        spots.
+        If counts are missing or not valid, spots are tiles without any, a section has fewer than three predicted
+        spots, or the table has none of the predicted genes.
 
     Examples
     --------
     >>> import nh2st as nh
     >>> table = nh.tl.evaluate(sdata)  # doctest: +SKIP
     >>> table.groupby(["model", "truth"])["pearson"].mean()  # doctest: +SKIP
+    >>> nh.get.evaluation(sdata).query("metric == 'pearson_of_ceiling'")  # doctest: +SKIP
     """
     found = find_spots(
         data,
@@ -90,23 +104,29 @@ def evaluate(
         coordinate_system=coordinate_system,
     )
     for table in tables_of(found):
-        _check_table(table, provenance_of(table, key))
+        _check_table(table, key)
     evaluated = [(one, rows) for one in found if len(rows := predicted_rows(one, key))]
     if not evaluated:
         msg = f"None of the sections {', '.join(repr(one.name) for one in found)} was predicted under {key!r}."
         raise ValueError(msg)
-    frame = pd.concat([_section_metrics(one, rows, key, layer) for one, rows in evaluated], ignore_index=True)
+    scores = [_score(one, rows, key, layer) for one, rows in evaluated]
+    by_gene, by_section = (pd.concat(frames, ignore_index=True) for frames in zip(*scores, strict=True))
     for table in tables_of(one for one, _ in evaluated):
-        names = {one.name: one.region or one.name for one, _ in evaluated if one.adata is table}
-        _write(table, key, frame[frame["section"].isin(names)], names)
-    return frame
+        mine = [one for one, _ in evaluated if one.adata is table]
+        names = [one.name for one in mine]
+        _write(table, key, by_gene[by_gene["section"].isin(names)], mine)
+        write_evaluation(table, key, by_section[by_section["section"].isin(names)], mine)
+    return by_gene
 
 
-def _check_table(table: AnnData, provenance: dict[str, Any]) -> None:
+def _check_table(table: AnnData, key: str) -> None:
     """Refuse tiles, and warn where counts are scaled over far fewer genes than in training, which shifts all values."""
+    provenance = provenance_of(table, key)
     if TILES in table.uns[NAMESPACE]:
         msg = "Predictions of tiles cannot be evaluated: nothing was measured there. Evaluate on objects with spots."
         raise ValueError(msg)
+    if not table.var[f"{key}_{PREDICTED_SUFFIX}"].any():
+        raise ValueError(nothing_in_common([str(gene) for gene in provenance["genes"]], "the table"))
     in_training = int(provenance.get("table_genes", 0))
     if provenance["target"]["scaled_over"] == "all" and table.n_vars < _FAR_FEWER * in_training:
         logger.warning(
@@ -117,50 +137,46 @@ def _check_table(table: AnnData, provenance: dict[str, Any]) -> None:
         )
 
 
-def _section_metrics(section: Spots, rows: np.ndarray, key: str, layer: str | None) -> pd.DataFrame:
-    if len(rows) < _LEAST_SPOTS:
-        msg = f"Section {section.name!r} has {len(rows)} predicted spots; a correlation needs {_LEAST_SPOTS}."
-        raise ValueError(msg)
-    table = section.adata
-    provenance = provenance_of(table, key)
-    panel = [gene for gene in map(str, provenance["genes"]) if gene in table.var_names]
-    target = Target.from_dict(dict(provenance["target"]))
-    predictions = _predictions(section, rows, key, panel)
-    frames = []
-    for truth, smoothed in ((RAW, False), (SMOOTHED, True)):
-        measured = target_values(section, panel, target, layer, smoothed=smoothed)[rows]
-        if truth == RAW:
-            _report_constant(section, panel, measured)
-        for name, values in predictions.items():
-            columns = {"section": section.name, "gene": panel, "model": name, "truth": truth}
-            frames.append(pd.DataFrame(columns | gene_metrics(measured, values)))
-    return pd.concat(frames, ignore_index=True)
+def _score(section: Spots, rows: np.ndarray, key: str, layer: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    provenance = provenance_of(section.adata, key)
+    panel = [str(gene) for gene in provenance["genes"]]
+    return score_section(
+        section,
+        rows,
+        _predictions(section, rows, key, panel),
+        panel,
+        Target.from_dict(dict(provenance["target"])),
+        gene_sets=_gene_sets(provenance, panel),
+        layer=layer,
+    )
+
+
+def _gene_sets(provenance: dict[str, Any], panel: Sequence[str]) -> dict[str, list[str]]:
+    """Gene sets of the model under the table's names of the genes; none where the model has none."""
+    names = dict(zip(map(str, provenance.get("model_genes", panel)), panel, strict=True))
+    return {name: [names[str(gene)] for gene in genes] for name, genes in provenance.get("gene_sets", {}).items()}
 
 
 def _predictions(section: Spots, rows: np.ndarray, key: str, panel: Sequence[str]) -> dict[str, np.ndarray]:
-    """Predictions of model and baselines, each (n, n_genes)."""
+    """Predictions of model and baselines, each (n, panel), NaN for genes that the table lacks."""
     table, used = section.adata, section.rows[rows]
-    predictions = {MODEL: dense_columns(table, key, used, panel)}
+    known = pd.Index(panel).isin(table.var_names)
+    genes = [gene for gene, there in zip(panel, known, strict=True) if there]
+
+    def spread_out(values: np.ndarray) -> np.ndarray:
+        every = np.full((len(used), len(panel)), np.nan, dtype=np.float32)
+        every[:, known] = values
+        return every
+
+    predictions = {MODEL: spread_out(dense_columns(table, key, used, genes))}
     if f"{key}_{RIDGE_SUFFIX}" in table.layers:
-        ridge = dense_columns(table, f"{key}_{RIDGE_SUFFIX}", used, panel)
+        ridge = dense_columns(table, f"{key}_{RIDGE_SUFFIX}", used, genes)
         if np.isfinite(ridge).all():
-            predictions[RIDGE] = ridge
+            predictions[RIDGE] = spread_out(ridge)
     if f"{key}_{TRAINING_MEAN_SUFFIX}" in table.var:
-        means = table.var.loc[panel, f"{key}_{TRAINING_MEAN_SUFFIX}"].to_numpy(dtype=np.float32)
-        predictions[TRAINING_MEAN] = np.broadcast_to(means, (len(used), len(panel)))
+        means = table.var.loc[genes, f"{key}_{TRAINING_MEAN_SUFFIX}"].to_numpy(dtype=np.float32)
+        predictions[TRAINING_MEAN] = spread_out(means)
     return predictions
-
-
-def _report_constant(section: Spots, panel: Sequence[str], measured: np.ndarray) -> None:
-    constant = np.flatnonzero(np.ptp(measured, axis=0) == 0)
-    if len(constant):
-        logger.warning(
-            "%d of %d genes do not vary in section %r (%s); their correlation is undefined and left out of means.",
-            len(constant),
-            len(panel),
-            section.name,
-            ", ".join(panel[position] for position in constant[:5]),
-        )
 
 
 def summarize(frame: pd.DataFrame) -> pd.DataFrame:
@@ -171,18 +187,15 @@ def summarize(frame: pd.DataFrame) -> pd.DataFrame:
     return per_section.groupby(["model", "truth"], sort=False).mean()
 
 
-def _write(table: AnnData, key: str, frame: pd.DataFrame, names: dict[str, str]) -> None:
-    raw = frame[(frame["model"] == MODEL) & (frame["truth"] == RAW)]
+def _write(table: AnnData, key: str, by_gene: pd.DataFrame, sections: Sequence[Spots]) -> None:
+    columns = {one.name: one.region or one.name for one in sections}
+    raw = by_gene[(by_gene["model"] == MODEL) & (by_gene["truth"] == RAW)]
     for metric in METRICS:
-        wide = raw.pivot(index="gene", columns="section", values=metric).rename(columns=names)
+        wide = raw.pivot(index="gene", columns="section", values=metric).rename(columns=columns)
         wide = wide.reindex(table.var_names)
         wide.columns.name = wide.index.name = None
         table.varm[f"{key}_{metric}"] = wide
         table.var[f"{key}_{metric}"] = wide.mean(axis=1).to_numpy()
-    summary: dict[str, Any] = {}
-    for (model, truth), row in summarize(frame).iterrows():
-        summary[f"{model}_{truth}".replace(" ", "_")] = {name: float(value) for name, value in row.items()}
-    by_gene = frame[frame["truth"] == RAW].groupby(["model", "gene"])["pearson"].mean().unstack(0)
-    for model in by_gene.columns.drop([MODEL, TRAINING_MEAN], errors="ignore"):
-        table.var[f"{key}_{model}_pearson"] = by_gene[model].reindex(table.var_names).to_numpy()
-    table.uns[NAMESPACE][key]["evaluation"] = summary
+    of_models = by_gene[by_gene["truth"] == RAW].groupby(["model", "gene"])["pearson"].mean().unstack(0)
+    for model in of_models.columns.drop([MODEL, TRAINING_MEAN], errors="ignore"):
+        table.var[f"{key}_{model}_pearson"] = of_models[model].reindex(table.var_names).to_numpy()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -27,6 +28,15 @@ class TrainingSpots:
     coordinates: np.ndarray
     section: np.ndarray
 
+    def take(self, used: np.ndarray) -> Self:
+        """Only the spots of the boolean `used` (n,); neighbours that are none of them are taken away."""
+        if used.all():
+            return self
+        number = np.where(used, np.cumsum(used) - 1, -1)
+        neighbors = self.neighbors_within(used)
+        kept = {name: getattr(self, name)[used] for name in ("images", "expression", "coordinates", "section")}
+        return replace(self, neighbors=np.where(neighbors >= 0, number[neighbors], -1)[used], **kept)
+
     def neighbors_within(self, used: np.ndarray) -> np.ndarray:
         """Neighbours, those outside the boolean `used` (n,) taken away."""
         present = (self.neighbors >= 0) & used[self.neighbors]
@@ -41,18 +51,30 @@ def prepare(
     images: Callable[[], np.ndarray],
 ) -> TrainingSpots:
     """Expression and neighbourhoods of the sections, and what `images` reads once these are known to be sound."""
-    expression = np.concatenate([target_values(one, panel, target, layer=layer) for one in sections])
-    sizes = [len(one.rows) for one in sections]
-    neighbors = _stack_neighbors([neighborhood(one) for one in sections], sizes)
+    expression = expression_of(sections, panel, target, layer)
+    neighbors = neighbors_of(sections)
     return TrainingSpots(
         images=images(),
-        expression=expression.astype(np.float32, copy=False),
+        expression=expression,
         neighbors=neighbors,
         coordinates=np.concatenate([one.xy for one in sections]),
-        section=np.repeat(np.arange(len(sections)), sizes),
+        section=section_numbers(sections),
     )
 
 
-def _stack_neighbors(neighbors: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
-    offsets = np.cumsum([0, *sizes[:-1]])
-    return np.concatenate([np.where(one >= 0, one + start, -1) for one, start in zip(neighbors, offsets, strict=True)])
+def expression_of(sections: Sequence[Section], panel: list[str], target: Target, layer: str | None) -> np.ndarray:
+    """Target values (n, n_genes) float32 of the panel, one section after another."""
+    values = [target_values(one, panel, target, layer=layer) for one in sections]
+    return np.concatenate(values).astype(np.float32, copy=False)
+
+
+def neighbors_of(sections: Sequence[Section]) -> np.ndarray:
+    """Neighbours (n, 8) of each spot, as positions among the spots of all sections; -1 where there are fewer."""
+    offsets = np.cumsum([0, *(len(one.rows) for one in sections[:-1])])
+    found = [neighborhood(one) for one in sections]
+    return np.concatenate([np.where(one >= 0, one + start, -1) for one, start in zip(found, offsets, strict=True)])
+
+
+def section_numbers(sections: Sequence[Section]) -> np.ndarray:
+    """Number of the section (n,) of each spot."""
+    return np.repeat(np.arange(len(sections)), [len(one.rows) for one in sections])

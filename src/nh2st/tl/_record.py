@@ -78,6 +78,7 @@ def model_provenance(model: Model) -> dict[str, Any]:
         "training_groups": list(model.provenance.get("groups", [])),
         "validation": model.provenance.get("validation", "unknown"),
         "table_genes": model.provenance.get("table_genes", 0),
+        "gene_sets": {name: list(genes) for name, genes in model.provenance.get("gene_sets", {}).items()},
     }
 
 

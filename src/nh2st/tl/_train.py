@@ -7,18 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from nh2st._arguments import at_least_one, not_negative, positive
+import numpy as np
+
 from nh2st._device import Precision
 from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM
-from nh2st._patches import stack_patches
-from nh2st._scale import NATIVE, Mpp, resolve_mpp, windows_of
+from nh2st._scale import Mpp, resolve_mpp, windows_of
 from nh2st._sections import ImageData, find_sections
 from nh2st.models import Model, load
-from nh2st.pp._target import Target
+from nh2st.pp._gene_sets import gene_sets
 from nh2st.tl._baselines import fit_baselines
 from nh2st.tl._compatibility import warn_of_differences
 from nh2st.tl._place import Devices, resolve_place
 from nh2st.tl._prepare import prepare
+from nh2st.tl._recipe import Recipe
 from nh2st.tl._record import record_training, training_provenance
 from nh2st.tl._split import groups_of, validation_split
 from nh2st.tl._start import (
@@ -26,7 +27,6 @@ from nh2st.tl._start import (
     check_no_contradiction,
     check_tables,
     copy_of,
-    new_network,
     panel_of,
 )
 
@@ -174,20 +174,29 @@ def train(
     >>> model = nh.tl.train(sdata, genes=20, patch_px=64, max_epochs=1)  # doctest: +SKIP
     """
     from nh2st.tl._checkpoints import check_same_run, checkpoint_folder
-    from nh2st.tl._fit import Run, fit
-    from nh2st.tl._frozen import frozen_features, frozen_maps
-    from nh2st.tl._lightning import Schedule
+    from nh2st.tl._fit import Run
+    from nh2st.tl._frozen import frozen_features
+    from nh2st.tl._rows import train_rows
     from nh2st.tl._trainer import only_rank_zero_speaks, this_process
 
-    schedule = Schedule(
-        max_epochs=at_least_one("max_epochs", max_epochs),
-        batch_size=at_least_one("batch_size", batch_size),
-        learning_rate=positive("learning_rate", learning_rate),
-        stain_jitter=not_negative("stain_jitter", stain_jitter),
-        patience=at_least_one("patience", patience),
+    recipe = Recipe(
+        target=target,
+        encoder=encoder,
+        encoder_weights=encoder_weights,
+        network=network,
+        fine_tune=fine_tune,
+        patch_um=patch_um,
+        patch_px=patch_px,
+        mpp=mpp,
+        max_epochs=max_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        stain_jitter=stain_jitter,
+        patience=patience,
         seed=seed,
         compile=compile,
     )
+    schedule = recipe.schedule()
     place = resolve_place(device, precision, devices, num_nodes, strategy)
     process = this_process(place)
     with only_rank_zero_speaks(process.rank):
@@ -202,15 +211,12 @@ def train(
         )
         source = load(init_from) if isinstance(init_from, str | Path) else init_from
         if source is None:
-            panel = panel_of(found, genes, layer)
-            net = new_network(len(panel), encoder, encoder_weights, patch_px, network, seed)
-            size = None if mpp == NATIVE else patch_um
-            start = Model(network=net, genes=panel, target=Target.named(target), patch_um=size)
+            start = recipe.new_model(panel_of(found, genes, layer))
         else:
             check_no_contradiction(source, genes=genes, network=network, encoder=encoder, target=target, mpp=mpp)
             check_tables(found, source)
             start = copy_of(source)
-        start.network.encoder.fine_tune(fine_tune)
+            start.network.encoder.fine_tune(fine_tune)
         scale: Mpp = "native" if start.patch_um is None else mpp
         scales = [resolve_mpp(one, scale) for one in found]
         if source is not None:
@@ -224,31 +230,21 @@ def train(
             labels,
             scales,
             validation=split.description,
-            seed=seed,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            stain_jitter=stain_jitter,
-            fine_tune=fine_tune,
+            gene_sets=gene_sets(found, start.genes, layer),
             world_size=process.world_size,
-            encoder_weights=str(encoder_weights),
             init_from="" if source is None else source.name,
+            **recipe.provenance(),
         )
         if source is not None:
             start.provenance["fingerprints"] += source.provenance.get("fingerprints", [])
         if resume_from is not None and folder is not None:
             check_same_run(start, folder)
-        images = (
-            partial(frozen_maps, start.network, found, windows, process.device, place.precision)
-            if fine_tune == "none"
-            else partial(stack_patches, [one.image for one in found], windows)
-        )
+        images = partial(recipe.read_images, start.network, found, windows, process.device, place.precision)
         prepared = prepare(found, start.genes, start.target, layer, images)
         frozen = baseline_encoder(start)
         features = frozen_features(frozen, found, windows, process.device)
         start.baselines = fit_baselines(prepared, features, frozen)
-        if source is None:
-            start.network.set_output_mean(prepared.expression[~split.validation].mean(axis=0))
-        model = fit(start, Run(prepared, split, schedule, place, process.world_size, folder, resume_from))
+        run = Run(prepared, split, schedule, place, process.world_size, folder, resume_from)
+        model = train_rows(start, run, np.ones(len(prepared.section), dtype=bool), from_mean=source is None)
         record_training(data, found, model)
     return model

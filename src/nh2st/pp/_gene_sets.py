@@ -1,0 +1,76 @@
+"""Genes over which scores are averaged, chosen on training sections so that no test section has a say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from nh2st._metrics import best_genes, morans_i, top_size
+from nh2st._panel import match_panel
+from nh2st._sections import Spots
+from nh2st.pp import _rank
+from nh2st.pp._counts import check_counts
+from nh2st.pp._graph import connectivities, default_graph
+from nh2st.pp._target import Target, log_scaled
+
+HIGHLY_VARIABLE, SPATIALLY_VARIABLE = "highly_variable", "spatially_variable"
+
+
+def gene_sets(sections: Sequence[Spots], panel: Sequence[str], layer: str | None = None) -> dict[str, list[str]]:
+    """Top 50 genes of a panel (a fifth of panels under 250, at least one) in two ways, on these sections alone.
+
+    Parameters
+    ----------
+    sections
+        Training sections; their tables have all genes of the panel.
+    panel
+        Genes.
+    layer
+        Layer that holds the counts; ``layers["counts"]`` where there is one, else ``X``, where absent.
+
+    Returns
+    -------
+    Two lists of genes, the best first. ``"highly_variable"``: the highest dispersion (variance over mean) of counts
+    scaled to 10,000, which is high for genes that are both highly expressed and variable. ``"spatially_variable"``: the
+    highest Moran's I over neighbouring spots of the natural ``log1p`` of these. Both are means over sections. Genes
+    that are the same in all spots are in neither, so lists may be shorter.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If there are no valid counts.
+    """
+    target = Target.named("default")
+    sections = [one for one in sections if len(one.rows)]
+    counts, logs = [], []
+    for one in sections:
+        columns = match_panel(one.adata, panel).columns
+        whole = check_counts(one.adata, layer, one.rows, name=f"section {one.name!r}")
+        counts.append(csr_matrix(whole[:, columns]))
+        logs.append(log_scaled(whole, columns, target, one.name))
+    informative = _rank.varies(counts)
+    scores = {HIGHLY_VARIABLE: _dispersion(logs), SPATIALLY_VARIABLE: _morans_i(sections, logs)}
+    return {
+        name: [panel[gene] for gene in best_genes(np.where(informative, values, np.nan), top_size(len(panel)))]
+        for name, values in scores.items()
+    }
+
+
+def _dispersion(logs: Sequence[csr_matrix]) -> np.ndarray:
+    """Variance over mean of what the logarithms are of, mean over sections, in which a gene without counts has 0."""
+    scores = []
+    for log in logs:
+        scaled = log.astype(np.float64).expm1()
+        mean = np.asarray(scaled.mean(axis=0)).ravel()
+        variance = np.asarray(scaled.power(2).mean(axis=0)).ravel() - mean**2
+        scores.append(np.divide(variance, mean, out=np.zeros_like(mean), where=mean > 0))
+    return np.mean(scores, axis=0)
+
+
+def _morans_i(sections: Sequence[Spots], logs: Sequence[csr_matrix]) -> np.ndarray:
+    """Mean over sections, in which a constant gene has 0; NaN where no section has neighbouring spots."""
+    graphs = [connectivities(default_graph(one)) for one in sections]
+    scores = [morans_i(log.toarray(), graph) for log, graph in zip(logs, graphs, strict=True) if graph.nnz]
+    return np.nan_to_num(scores).mean(axis=0) if scores else np.full(logs[0].shape[1], np.nan)

@@ -1,0 +1,9 @@
+"""What a model must beat: the training mean, and linear models on colours, textures and frozen features."""
+
+from __future__ import annotations
+
+from nh2st.tl._baselines._fit import fit_baselines
+from nh2st.tl._baselines._inputs import BaselineInputs, baseline_inputs
+from nh2st.tl._baselines._predict import predict_baselines
+
+__all__ = ["BaselineInputs", "baseline_inputs", "fit_baselines", "predict_baselines"]

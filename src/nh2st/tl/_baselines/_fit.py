@@ -1,0 +1,25 @@
+"""Fits the two baselines that every model carries."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from nh2st.models._baselines import Baselines
+from nh2st.nn import Encoder
+from nh2st.tl._baselines._ridge import fit_ridge, inner_folds
+from nh2st.tl._prepare import TrainingSpots
+
+
+def fit_baselines(spots: TrainingSpots, features: np.ndarray, encoder: Encoder) -> Baselines:
+    """Training mean, and PCA + ridge on the pooled features (n, n_features) of the encoder as it is, frozen.
+
+    The penalty of the ridge is chosen by cross-validation over sections (over halves of a single section).
+    """
+    ridge = fit_ridge(features, spots.expression, inner_folds(spots.coordinates, spots.section))
+    return Baselines(
+        mean=torch.from_numpy(spots.expression.mean(axis=0, dtype=np.float64)).float(),
+        coefficients=torch.from_numpy(ridge.coefficients).float(),
+        intercept=torch.from_numpy(ridge.intercept).float(),
+        encoder=encoder,
+    )

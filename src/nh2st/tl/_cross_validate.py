@@ -1,0 +1,211 @@
+"""Cross-validation over donors: every spot is predicted by a network that was trained without its donor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from nh2st._keys import CROSS_VALIDATION
+from nh2st._sections import ImageData, find_sections
+from nh2st._settings import logger
+from nh2st.tl._bench import Bench, warn_of_flagged_genes
+from nh2st.tl._candidates import candidates_of
+from nh2st.tl._fold_files import FoldFolder, FoldResult
+from nh2st.tl._fold_identity import identity_of
+from nh2st.tl._fold_run import TWICE_THE_SIDE, FoldRunner
+from nh2st.tl._folds import Fold, Layout, folds_of, warn_of_blocks
+from nh2st.tl._record_folds import check_layers, record_folds
+from nh2st.tl._split import groups_of
+
+
+def cross_validate(
+    data: ImageData,
+    *,
+    groups: str | Mapping[str, str] | None = None,
+    n_folds: int | None = None,
+    genes: int | Sequence[str] | None = None,
+    target: Literal["default", "paper"] = "default",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    baselines: bool | Literal["2x"] = True,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    key_added: str = CROSS_VALIDATION,
+    overwrite: bool = False,
+    layer: str | None = None,
+    sections: Iterable[str] | None = None,
+    spots: str | None = None,
+    table_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    **training: Any,
+) -> pd.DataFrame:
+    """Train on all donors but some, predict these, and score the predictions; until each donor was predicted.
+
+    The panel, the gene sets, the network and the baselines of a fold know the expression of its training spots alone.
+    Images are read, and encoded where the encoder is not trained, once for all folds. The data are touched only at the
+    end.
+
+    Parameters
+    ----------
+    data
+        A SpatialData, or a list or dictionary of them, with images, spots and counts.
+    groups
+        Donors, which folds never divide: a column of ``obs`` (a section may hold several), or a dictionary from section
+        to donor. Where absent, ``obs["donor"]``, else every section is a donor of its own.
+    n_folds
+        Number of folds, into which donors are put so that their spots are balanced. Where absent, each donor is a fold.
+        With a single donor, each section is cut into that many compact blocks (five where absent).
+    genes
+        Panel, as in :func:`nh2st.tl.train`. Where genes are chosen, each fold chooses them on its training spots.
+    target
+        What to predict, as in :func:`nh2st.tl.train`.
+    settings
+        Training settings to choose from, a dictionary of them by name: in each fold those with the highest mean PCC per
+        gene in an inner cross-validation of its training spots (over donors, or blocks of a single one). The network is
+        then trained with them on all training spots of the fold. The baselines keep to `training`.
+    baselines
+        Whether the baselines are fitted and scored in the same folds; ``"2x"`` adds one that also sees patches of twice
+        the side.
+    seed
+        The same seed gives the same result on a CPU.
+    folder
+        Folder in which finished folds are kept. The same call goes on from there after an interruption.
+    key_added
+        Name of the layer with the predictions.
+    overwrite
+        Replace layers of this name that were not written by this package.
+    layer
+        Layer with the counts; ``layers["counts"]`` where there is one, else ``X``.
+    sections
+        Names of the sections to use; all where absent.
+    spots
+        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
+    table_key, image_key, shapes_key, coordinate_system
+        Which elements to use where several fit.
+    **training
+        Further settings of :func:`nh2st.tl.train`, such as ``max_epochs=20``, ``fine_tune="none"`` or ``device="cpu"``;
+        those that start from a trained model, name folders or join several devices are not allowed.
+
+    Returns
+    -------
+    Tidy table with the columns ``fold`` (from 1), ``section``, ``gene``, ``model`` (``"model"`` for the network, else
+    the name of a baseline), ``truth`` (``"raw"``, ``"smoothed"``), ``metric`` and ``value``, with the metrics of
+    :func:`nh2st.tl.evaluate`. Metrics of a section as a whole have an empty ``gene``. A section that folds divide is
+    scored, and its truth smoothed, within each fold apart.
+
+    Written into each table:
+
+    - ``layers[key_added]``: prediction of each spot by the network of the fold that tests it. Where folds chose
+      different genes, those that a fold lacks are NaN for its spots,
+    - ``layers[f"{key_added}_ridge"]`` and so on: the same for each baseline,
+    - ``obs[f"{key_added}_fold"]``: the fold that tested the spot,
+    - ``uns["nh2st"][key_added]``: genes, target and scale, and for each fold its donors, sections, panel, gene sets and
+      the settings that were chosen.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If the input does not fit together, a training setting is unknown, there are more folds than donors, a section
+        lacks genes of the fold that tests it, or `folder` holds another run; all of it is checked before long work
+        starts.
+    KeyboardInterrupt
+        If the user interrupts; the message says what was kept.
+
+    Notes
+    -----
+    Spots that are closer to a test spot of their section than the side of a patch and the reach of a spot's neighbours
+    are left out of training, so that the patches of test spots and of their neighbours share no pixel with those
+    trained on. This concerns folds that divide a section. Blocks of a single donor are predicted by a network that has
+    seen the same donor, stain and slide: such a score is optimistic, and a warning says so.
+
+    A fold gives the predictions that :func:`nh2st.tl.train` on its training sections and :func:`nh2st.tl.predict` give.
+    Early stopping looks at spots of the training sections alone.
+
+    Examples
+    --------
+    >>> import nh2st as nh
+    >>> sdata = nh.datasets.synthetic(n_sections=3)
+    >>> scores = nh.tl.cross_validate(sdata, genes=20, patch_px=64, max_epochs=1)  # doctest: +SKIP
+    >>> scores.query("metric == 'pearson' and truth == 'raw' and gene != ''").groupby("model")["value"].mean()
+    ... # doctest: +SKIP
+    """
+    candidates = candidates_of(training, settings, target=target, seed=seed)
+    found = find_sections(
+        data,
+        sections=sections,
+        spots=spots,
+        table_key=table_key,
+        image_key=image_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+    )
+    check_layers(found, key_added, baselines=bool(baselines), overwrite=overwrite)
+    bench = Bench(found, groups_of(found, groups), genes, layer, candidates.place)
+    warn_of_flagged_genes(found, genes)
+    layout = bench.layout([candidates.recipe, *candidates.named.values()], twice=baselines == TWICE_THE_SIDE)
+    warn_of_blocks(layout)
+    folds = folds_of(layout, n_folds)
+    inner = [_inner_folds(layout, fold, n_folds) if len(candidates.named) > 1 else [] for fold in folds]
+    panels = [bench.panel(fold) for fold in folds]
+    for recipe in candidates.named.values():
+        recipe.new_model(panels[0])
+    kept = FoldFolder(folder, lambda: identity_of(bench, candidates, panels, n_folds, baselines))
+    runner = FoldRunner(bench, candidates.recipe, candidates.named, baselines)
+    results = _run_folds(runner, folds, panels, inner, kept)
+    record_folds(bench, key_added, folds, results, candidates.recipe)
+    return _joined(results)
+
+
+def _inner_folds(layout: Layout, fold: Fold, n_folds: int | None) -> list[Fold]:
+    """Folds of the training spots, as many as there are of all spots where that can be."""
+    n_groups = len(set(layout.group[fold.training]))
+    most = n_folds if n_folds is None or n_groups == 1 else min(n_folds, n_groups)
+    return folds_of(layout, most, within=fold.training)
+
+
+def _run_folds(
+    runner: FoldRunner,
+    folds: Sequence[Fold],
+    panels: Sequence[list[str]],
+    inner: Sequence[Sequence[Fold]],
+    kept: FoldFolder,
+) -> list[FoldResult]:
+    results: list[FoldResult] = []
+    try:
+        for number, (fold, panel, inner_folds) in enumerate(zip(folds, panels, inner, strict=True), start=1):
+            result = kept.read(number)
+            if result is None:
+                _log(number, len(folds), fold)
+                result = runner.run(fold, panel, inner_folds)
+                kept.write(number, result)
+            results.append(result)
+    except KeyboardInterrupt as error:
+        finished = f"{len(results)} of {len(folds)} folds were finished"
+        kept_where = "none was kept; with `folder=` they are" if kept.folder is None else f"they are in {kept.folder}"
+        msg = f"Cross-validation stopped, and the data are unchanged. {finished}; {kept_where}."
+        raise KeyboardInterrupt(msg) from error
+    return results
+
+
+def _log(number: int, n_folds: int, fold: Fold) -> None:
+    logger.info(
+        "Fold %d of %d: training on %d spots, testing %d (%s).",
+        number,
+        n_folds,
+        fold.training.sum(),
+        fold.test.sum(),
+        fold.name,
+    )
+
+
+def _joined(results: Sequence[FoldResult]) -> pd.DataFrame:
+    frames = [result.scores.assign(fold=number) for number, result in enumerate(results, start=1)]
+    joined = pd.concat(frames, ignore_index=True)
+    whole = joined[(joined["gene"] == "") & (joined["metric"] == "pearson") & (joined["truth"] == "raw")]
+    for model, score in whole.groupby("model", sort=False)["value"].mean().dropna().items():
+        logger.info("Mean PCC over genes and sections, %s: %.3f.", model, score)
+    return joined[["fold", "section", "gene", "model", "truth", "metric", "value"]]

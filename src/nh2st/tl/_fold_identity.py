@@ -1,0 +1,51 @@
+"""What a cross-validation depends on, by which its folds are known again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from nh2st._patches import patches_key
+from nh2st.pp._counts import check_counts
+from nh2st.tl._bench import Bench
+from nh2st.tl._candidates import Candidates
+
+
+def identity_of(
+    bench: Bench,
+    candidates: Candidates,
+    panels: Sequence[list[str]],
+    n_folds: int | None,
+    baselines: bool | str,
+) -> dict[str, Any]:
+    """Everything that the result depends on, under names that an error can tell."""
+    recipes = {name: vars(recipe) for name, recipe in candidates.named.items()}
+    values: dict[str, Any] = {
+        "package version": version("nh2st"),
+        **vars(candidates.recipe),
+        "precision": candidates.place.precision,
+        "settings": recipes if len(recipes) > 1 else {},
+        "n_folds": n_folds,
+        "baselines": baselines,
+        "genes": panels,
+        "sections": [one.name for one in bench.sections],
+        "groups": _digest("\n".join(bench.group)),
+    }
+    for one, windows in zip(bench.sections, bench.windows(candidates.recipe), strict=True):
+        counts = check_counts(one.adata, bench.layer, one.rows, name=f"section {one.name!r}")
+        values[f"counts of section {one.name!r}"] = _digest(
+            *one.adata.var_names, *one.adata.obs_names[one.rows], counts.data, counts.indices, counts.indptr
+        )
+        values[f"patches of section {one.name!r}"] = patches_key(one.image, windows)
+    return values
+
+
+def _digest(*parts: str | np.ndarray) -> str:
+    digest = sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\n" if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:16]

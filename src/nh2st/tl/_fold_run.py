@@ -1,0 +1,114 @@
+"""One fold: which settings, training, prediction of its test spots, baselines, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nh2st._keys import UNDEFINED_SCORE
+from nh2st._metrics import mean_over_genes, pearson
+from nh2st._settings import logger
+from nh2st.nn import Encoder
+from nh2st.pp._gene_sets import gene_sets
+from nh2st.tl._baselines import BaselineInputs, baseline_inputs, predict_baselines
+from nh2st.tl._bench import Bench
+from nh2st.tl._evaluate import MODEL
+from nh2st.tl._fold_files import FoldResult
+from nh2st.tl._folds import Fold
+from nh2st.tl._recipe import Recipe
+from nh2st.tl._scores import score_section
+
+TWICE_THE_SIDE = "2x"
+_LEAST_SPOTS = 3
+_LABELS = ["section", "gene", "model", "truth"]
+
+
+class FoldRunner:
+    """Runs folds on a bench.
+
+    The network is trained with one of the `candidates`, recipes by their name; the baselines see the patches of
+    `recipe`, and with ``"2x"`` also those of twice the side.
+    """
+
+    def __init__(self, bench: Bench, recipe: Recipe, candidates: Mapping[str, Recipe], baselines: bool | str) -> None:
+        self._bench, self._recipe, self._candidates, self._baselines = bench, recipe, candidates, baselines
+        self._inputs: BaselineInputs | None = None
+
+    def run(self, fold: Fold, panel: list[str], inner: Sequence[Fold]) -> FoldResult:
+        """Predict and score the test spots; the `inner` folds of the training spots serve to choose a candidate."""
+        choice = self._choose(inner)
+        predictions = {MODEL: self._predict(self._candidates[choice["setting"]], fold, panel)}
+        if self._baselines:
+            predictions |= self._predict_baselines(fold, panel)
+        chosen = gene_sets(self._bench.members(fold.training), panel, self._bench.layer)
+        return FoldResult(panel, chosen, predictions, self._scores(fold, panel, predictions, chosen), choice)
+
+    def _choose(self, inner: Sequence[Fold]) -> dict[str, Any]:
+        """The candidate with the highest mean correlation over genes, sections and inner folds, and all of these."""
+        names = list(self._candidates)
+        if len(names) == 1:
+            return {"setting": names[0], "candidates": names, "scores": []}
+        panels = [self._bench.panel(fold) for fold in inner]
+        scores = []
+        for name, recipe in self._candidates.items():
+            correlations = [self._correlation(recipe, *pair) for pair in zip(inner, panels, strict=True)]
+            scores.append(float(np.mean(correlations)))
+            logger.info("Settings %r: mean PCC %.4f over %d inner folds.", name, scores[-1], len(inner))
+        best = names[int(np.argmax(scores))]
+        logger.info("Settings %r are chosen, and the network is trained with them on all training spots.", best)
+        return {"setting": best, "candidates": names, "scores": scores}
+
+    def _correlation(self, recipe: Recipe, fold: Fold, panel: list[str]) -> float:
+        predicted = self._predict(recipe, fold, panel)
+        measured = self._bench.expression(fold.test, panel, recipe.definition)[fold.test]
+        section = self._bench.section[fold.test]
+        within = [section == number for number in np.unique(section)]
+        means = [mean_over_genes(pearson(measured[rows], predicted[rows])) for rows in within]
+        score = mean_over_genes(np.array(means))
+        return score if np.isfinite(score) else UNDEFINED_SCORE
+
+    def _predict(self, recipe: Recipe, fold: Fold, panel: list[str]) -> np.ndarray:
+        from nh2st.tl._rows import predict_rows
+
+        model, spots = self._bench.train(recipe, fold, panel)
+        place = self._bench.place
+        return predict_rows(model, spots, fold.test, place.device, place.precision)
+
+    def _predict_baselines(self, fold: Fold, panel: list[str]) -> dict[str, np.ndarray]:
+        bench = self._bench
+        if self._inputs is None:
+            self._inputs = self._baseline_inputs(self._recipe.new_model(panel).network.encoder)
+        expression = bench.expression(fold.training, panel, self._recipe.definition)
+        return predict_baselines(self._inputs, expression, fold.training, fold.test)
+
+    def _baseline_inputs(self, encoder: Encoder) -> BaselineInputs:
+        bench = self._bench
+        return baseline_inputs(
+            bench.sections,
+            bench.windows(self._recipe),
+            encoder,
+            bench.place.device,
+            groups=bench.labels,
+            twice_the_side=self._baselines == TWICE_THE_SIDE,
+        )
+
+    def _scores(
+        self, fold: Fold, panel: list[str], predictions: Mapping[str, np.ndarray], chosen: Mapping[str, Sequence[str]]
+    ) -> pd.DataFrame:
+        """Tidy scores of each section, over those of its spots that are tested."""
+        section = self._bench.section[fold.test]
+        frames = []
+        for one, number in zip(self._bench.members(fold.test), np.unique(section), strict=True):
+            rows = section == number
+            if rows.sum() < _LEAST_SPOTS:
+                logger.warning("Section %r has %d spots in this fold: too few for scores.", one.name, rows.sum())
+                continue
+            part = {name: values[rows] for name, values in predictions.items()}
+            target = self._recipe.definition
+            here = np.arange(len(one.rows))
+            scored = score_section(one, here, part, panel, target, gene_sets=chosen, layer=self._bench.layer)
+            frames += [frame.assign(gene=frame.get("gene", "")) for frame in scored]
+        return pd.concat([frame.melt(_LABELS, var_name="metric") for frame in frames], ignore_index=True)
