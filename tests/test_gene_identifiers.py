@@ -58,7 +58,9 @@ def trained(make_sdata) -> tuple[SpatialData, nh.models.Model, pd.DataFrame]:
 def panel_as(model: nh.models.Model, names: Sequence[str]) -> nh.models.Model:
     """The same model with other names of its genes."""
     names_of = dict(zip(SYMBOLS, names, strict=True))
-    return replace(model, genes=[names_of[gene] for gene in model.genes])
+    gene_sets = {name: [names_of[gene] for gene in genes] for name, genes in model.provenance["gene_sets"].items()}
+    genes = [names_of[gene] for gene in model.genes]
+    return replace(model, genes=genes, provenance=model.provenance | {"gene_sets": gene_sets})
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,14 @@ def _synthetic(seed: int, epochs: int | None) -> _Plan:
         training=["S1", "S2", "S3", "S4"],
         held_out="S5",
         genes_shown=["EPCAM", "COL1A1", "CD3E"],
-        # Small patches and a fast schedule, so that two CPU cores need less than three minutes.
-        settings={"patch_px": 64, "batch_size": 16, "learning_rate": 1.5e-3, "max_epochs": epochs or 18},
+        # Made-up tissue is unlike what the encoder was trained on, so that the network whose encoder is trained does
+        # best; with small patches and a fast schedule, so that two CPU cores need less than three minutes.
+        settings={
+            "variant": "paper",
+            "patch_px": 64,
+            "learning_rate": 1.5e-3,
+            "max_epochs": epochs or 18,
+        },
     )
 
 
@@ -87,7 +93,7 @@ def _her2st(folder: Path, epochs: int | None) -> _Plan:
         training=training,
         held_out=held_out,
         genes_shown=["ERBB2", "FASN", "COL1A1"],
-        settings={"patch_px": 112, "max_epochs": epochs or 10},
+        settings={"max_epochs": epochs},
     )
 
 

@@ -126,6 +126,21 @@ def test_results_are_those_of_one_process(sdata, model, client):
     assert table.uns["nh2st"]["cluster"] == table.uns["nh2st"]["nh2st"]
 
 
+def test_results_of_the_context_network_are_those_of_one_process(sdata, context_model, client, tmp_path):
+    table = sdata["table"]
+    table.obs["used"] = np.arange(table.n_obs) % 5 != 0
+    nh.tl.predict(sdata, context_model, batch_size=BATCH, spots="used")
+    here = results(sdata)
+    assert set(here) == {"nh2st", "nh2st_std", "nh2st_ridge"}
+    encoded = tmp_path / "encoded"
+    encoded.mkdir()
+    with hooked(context_model, functools.partial(mark, encoded)):
+        nh.tl.predict(sdata, context_model, batch_size=BATCH, spots="used", client=client, key_added="cluster")
+    assert set(marks(encoded)) == set(client.run(os.getpid).values())
+    for name in here:
+        np.testing.assert_array_equal(table.layers[name.replace("nh2st", "cluster")], here[name])
+
+
 def test_several_objects_and_an_image_in_memory(sdata, make_sdata, model, client):
     other = make_sdata(("X",), side=3, seed=1)
     nh.tl.predict([sdata, other], model, batch_size=BATCH)

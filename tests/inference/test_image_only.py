@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from scipy.spatial import cKDTree
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Identity
@@ -74,6 +76,36 @@ def test_tiles_lie_at_the_pitch_of_training_and_have_the_whole_panel(make_slide,
     patches = np.stack([tissue[y : y + 32, x : x + 32] for x, y in corners])
     expected = model.network.predict(torch.from_numpy(patches)).numpy()
     np.testing.assert_allclose(table.layers["nh2st"][centers[:, 0] < SIDE / 2 - 16], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_context_model_sees_the_tiles_around(make_slide, context_model, tissue):
+    sdata = make_slide()
+    nh.tl.predict(sdata, context_model)
+    table, network = sdata["nh2st"], context_model.network
+    centers = table.obsm["spatial"]
+    glass = tissue.copy()
+    glass[:, SIDE // 2 :] = 250
+    tokens = network.reduction.tokens([features_by_hand(network, glass, centers, side) for side in (32, 64)])
+    around = cKDTree(centers).query_ball_point(centers, 1.6 * 40)
+    nodes = [[spot, *(other for other in others if other != spot)] for spot, others in enumerate(around)]
+    assert sorted({len(one) for one in nodes})[-1] == 9 > min(map(len, nodes))
+    for spot, node in enumerate(nodes):
+        batch = nh.nn.NeighborBatch(
+            torch.from_numpy(tokens), torch.zeros(len(tokens), 8), torch.tensor([node]), torch.ones(1, len(node)).bool()
+        )
+        mean, std = network.predict_with_std(batch)
+        np.testing.assert_allclose(table.layers["nh2st"][spot], mean[0], atol=5e-3)
+        np.testing.assert_allclose(table.layers["nh2st_std"][spot], std[0], rtol=1e-3)
+    assert set(table.layers) == {"nh2st", "nh2st_std"}
+
+
+def features_by_hand(network: nh.nn.ContextNetwork, pixels: np.ndarray, centers: np.ndarray, side: int) -> np.ndarray:
+    whole = Image.fromarray(np.pad(pixels, ((side, side), (side, side), (0, 0)), constant_values=255))
+    corners = [(round(x) - side // 2 + side, round(y) - side // 2 + side) for x, y in centers]
+    boxes = [(x, y, x + side, y + side) for x, y in corners]
+    patches = np.stack([np.asarray(whole.resize((32, 32), Image.Resampling.BILINEAR, box=box)) for box in boxes])
+    with torch.inference_mode():
+        return network.encoder.features(torch.from_numpy(patches)).half().numpy()
 
 
 def test_training_records_the_pitch(make_sdata, tmp_path):

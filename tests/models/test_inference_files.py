@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import nh2st as nh
-from nh2st.models._model import PREDICTING
+
+PREDICTING = ("encoder.", "image_projection.", "head.")
 
 
 def images(n: int = 4) -> torch.Tensor:
@@ -59,7 +60,7 @@ def test_prediction_is_that_of_the_rounded_weights(model, small):
 
 def test_only_what_predicts_is_stored(small, file):
     tensors = load_file(small)
-    kept = ("network.encoder.", "network.image_projection.", "network.head.", "baselines.")
+    kept = (*(f"network.{part}" for part in PREDICTING), "baselines.")
     assert all(name.startswith(kept) for name in tensors)
     for name, tensor in tensors.items():
         large = tensor.ndim > 1 and name.endswith("weight")

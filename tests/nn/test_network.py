@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -168,6 +169,58 @@ def test_state_round_trips_with_the_configuration(network, section):
 def test_configuration_that_makes_no_network(config, change, message):
     with pytest.raises(ValueError, match=message):
         replace(config, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"neighbors": "all"}, "neighbors must be one of 'attention', 'mean', 'none', not 'all'"),
+        ({"likelihood": "gauss"}, "likelihood must be one of 'mse', 'poisson', 'negative_binomial', not 'gauss'"),
+        ({"orientations": 4}, "orientations must be one of 1, 8, not 4"),
+        ({"components": 0}, "components must be at least 1"),
+        ({"members": 0}, "members must be at least 1"),
+        ({"input_dropout": 1.0}, "input_dropout must be at least 0 and below 1"),
+        ({"patch_scales": ()}, "patch_scales must be positive numbers"),
+        ({"patch_scales": (1.0, -2.0)}, "patch_scales must be positive numbers"),
+        ({"map_px": None}, "map_px must be 1, not None"),
+        ({"map_px": 7}, "map_px must be 1, not 7"),
+    ],
+)
+def test_configuration_that_makes_no_context_network(change, message):
+    with pytest.raises(ValueError, match=message):
+        nn_.NetworkConfig.for_variant("context", n_genes=3, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"patch_scales": (1.0, 2.0)},
+        {"orientations": 8},
+        {"standardize": False},
+        {"components": 64},
+        {"neighbors": "none"},
+        {"input_dropout": 0.1},
+        {"members": 2},
+        {"likelihood": "poisson"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_paper_network_refuses_settings_of_the_context_network(config, change):
+    with pytest.raises(ValueError, match=rf"'paper' network has no {next(iter(change))}; .* variant='context'"):
+        replace(config, **change)
+
+
+def test_context_configuration_survives_json():
+    config = nn_.NetworkConfig.for_variant("context", n_genes=3, patch_scales=[1, 4], neighbors="mean")
+    assert nn_.NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.patch_scales == (1.0, 4.0)
+    assert config.variant == "context"
+
+
+def test_configuration_of_the_paper_variant_is_the_default():
+    assert nn_.NetworkConfig.for_variant("paper", n_genes=3) == nn_.NetworkConfig(n_genes=3)
+    with pytest.raises(ValueError, match="variant must be one of 'paper', 'context', not 'best'"):
+        nn_.NetworkConfig.for_variant("best", n_genes=3)
 
 
 def test_unknown_configuration_field():

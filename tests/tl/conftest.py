@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from PIL import Image
 from scipy.sparse import issparse
 from spatialdata import SpatialData, deepcopy
 
@@ -19,8 +20,9 @@ HELD_OUT = "D"
 
 
 def tiny_settings() -> dict[str, Any]:
-    """Settings with which training takes a second; a patch lies within what the fixture darkens at a spot."""
+    """Settings with which training the published network takes a second; a patch lies within what is darkened."""
     return {
+        "variant": "paper",
         "encoder": "test_resnet",
         "encoder_weights": None,
         "network": {"width": 32, "heads": 2, "dropout": 0.0},
@@ -31,10 +33,38 @@ def tiny_settings() -> dict[str, Any]:
     }
 
 
+def tiny_context() -> dict[str, Any]:
+    """Settings with which training the context network takes a second."""
+    shape = {"width": 32, "heads": 2, "components": 8, "members": 2, "dropout": 0.0, "input_dropout": 0.0}
+    return tiny_settings() | {
+        "variant": "context",
+        "network": shape,
+        "max_epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+    }
+
+
 @pytest.fixture
 def train() -> Callable[..., nh.models.Model]:
-    """`nh.tl.train` with tiny settings."""
+    """`nh.tl.train` with tiny settings, of the published network."""
     return lambda data, **settings: nh.tl.train(data, **tiny_settings() | settings)
+
+
+@pytest.fixture
+def context_settings() -> dict[str, Any]:
+    return tiny_context()
+
+
+@pytest.fixture
+def train_context() -> Callable[..., nh.models.Model]:
+    """`nh.tl.train` with tiny settings, of the context network; `network` changes some of its own."""
+
+    def run(data: Any, *, network: dict[str, Any] | None = None, **settings: Any) -> nh.models.Model:
+        tiny = tiny_context()
+        return nh.tl.train(data, **tiny | settings | {"network": tiny["network"] | (network or {})})
+
+    return run
 
 
 @functools.cache
@@ -49,6 +79,35 @@ def trained(make_sdata: Callable[..., SpatialData]) -> tuple[SpatialData, nh.mod
     """Sections A to D, and a model of all their genes that was trained on the first three."""
     sdata, model = _trained(make_sdata)
     return deepcopy(sdata), model
+
+
+@functools.cache
+def _trained_context(build: Callable[..., SpatialData]) -> tuple[SpatialData, nh.models.Model]:
+    sdata = build((*TRAINING, HELD_OUT), side=6)
+    return sdata, nh.tl.train(sdata, sections=TRAINING, **tiny_context() | {"max_epochs": 20})
+
+
+@pytest.fixture
+def trained_context(make_sdata: Callable[..., SpatialData]) -> tuple[SpatialData, nh.models.Model]:
+    """Sections A to D, and a context model of all their genes that was trained on the first three."""
+    sdata, model = _trained_context(make_sdata)
+    return deepcopy(sdata), model
+
+
+@pytest.fixture
+def cut_by_hand() -> Callable[[SpatialData, str, int], np.ndarray]:
+    """Patches of 32 px around the spots with PIL, from windows of `side` pixels, white beyond the image."""
+
+    def cut(sdata: SpatialData, section: str, side: int) -> np.ndarray:
+        image = Image.fromarray(sdata[f"{section}_image"].transpose("y", "x", "c").values)
+        whole = Image.new("RGB", (image.width + 2 * side, image.height + 2 * side), "white")
+        whole.paste(image, (side, side))
+        shapes = sdata[section].loc[sdata["table"].obs.loc[sdata["table"].obs["region"] == section, "instance_id"]]
+        corners = [(round(point.x) - side // 2 + side, round(point.y) - side // 2 + side) for point in shapes.geometry]
+        boxes = [(x, y, x + side, y + side) for x, y in corners]
+        return np.stack([np.asarray(whole.resize((32, 32), Image.Resampling.BILINEAR, box=box)) for box in boxes])
+
+    return cut
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from nh2st.nn import Encoder
 
 SECTIONS = ("A", "B", "C")
 TINY = {
+    "variant": "paper",
     "encoder": "test_resnet",
     "encoder_weights": None,
     "network": {"width": 32, "heads": 2, "dropout": 0.0},

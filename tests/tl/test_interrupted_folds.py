@@ -14,6 +14,7 @@ from spatialdata import SpatialData
 import nh2st as nh
 
 SETTINGS = {
+    "variant": "paper",
     "encoder": "test_resnet",
     "encoder_weights": None,
     "network": {"width": 32, "heads": 2, "dropout": 0.0},

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from scipy.sparse import csc_matrix, hstack, issparse
 from spatialdata import SpatialData, deepcopy, read_zarr
 
@@ -41,19 +40,8 @@ def replace_table(sdata: SpatialData, genes: list[str]) -> None:
     sdata["table"] = whole[:, genes].copy()
 
 
-def cut_by_hand(sdata: SpatialData, section: str, side: int) -> np.ndarray:
-    """Patches of 32 px around the spots with PIL, from windows of `side` pixels, white beyond the image."""
-    image = Image.fromarray(sdata[f"{section}_image"].transpose("y", "x", "c").values)
-    whole = Image.new("RGB", (image.width + 2 * side, image.height + 2 * side), "white")
-    whole.paste(image, (side, side))
-    shapes = sdata[section].loc[sdata["table"].obs.loc[sdata["table"].obs["region"] == section, "instance_id"]]
-    corners = [(round(point.x) - side // 2 + side, round(point.y) - side // 2 + side) for point in shapes.geometry]
-    boxes = [(x, y, x + side, y + side) for x, y in corners]
-    return np.stack([np.asarray(whole.resize((32, 32), Image.Resampling.BILINEAR, box=box)) for box in boxes])
-
-
 @pytest.mark.parametrize("mpp", [None, 0.5])
-def test_values_are_the_network_on_the_patches(trained, mpp):
+def test_values_are_the_network_on_the_patches(trained, cut_by_hand, mpp):
     sdata, model = trained
     nh.tl.predict(sdata, model, batch_size=7, mpp=mpp)
     values = sdata["table"].layers["nh2st"]

@@ -24,7 +24,7 @@ BATCH_SIZE = 4
 EPOCHS = 2
 
 
-def test_two_processes_train_one_model(make_sdata, train, tmp_path):
+def test_two_processes_train_one_model(make_sdata, train, train_context, tmp_path):
     sdata = make_sdata(("A", "B", "C"), side=5)
     ranks = run(sdata, tmp_path)
     check_same_model(ranks)
@@ -33,6 +33,7 @@ def test_two_processes_train_one_model(make_sdata, train, tmp_path):
     check_files(ranks, tmp_path)
     check_validation(sdata, nh.models.load(tmp_path / "whole" / "best.safetensors"))
     check_equals_one_process(sdata, train, tmp_path)
+    check_context_equals_one_process(sdata, train_context, tmp_path)
 
 
 def run(sdata: SpatialData, folder: Path) -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ def run(sdata: SpatialData, folder: Path) -> list[dict[str, Any]]:
     command = [sys.executable, str(SCRIPT), str(folder / "sections.zarr"), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("genes with the highest mean count were chosen") == 4, "rank 0 speaks for both"
+    assert done.stderr.count("genes with the highest mean count were chosen") == 5, "rank 0 speaks for both"
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -79,9 +80,9 @@ def check_random_numbers(ranks: list[dict[str, Any]]) -> None:
 
 
 def check_files(ranks: list[dict[str, Any]], folder: Path) -> None:
-    """Only rank 0 writes, but for the model that the script saves in both."""
-    assert set(ranks[0]["saved"]) == {"best.safetensors", "frozen0.safetensors"}
-    assert ranks[1]["saved"] == ["frozen1.safetensors"]
+    """Only rank 0 writes, but for the models that the script saves in both."""
+    assert set(ranks[0]["saved"]) == {"best.safetensors", "frozen0.safetensors", "context0.safetensors"}
+    assert ranks[1]["saved"] == ["frozen1.safetensors", "context1.safetensors"]
     for name in ("whole", "stopped"):
         assert sorted(path.name for path in (folder / name).iterdir()) == ["best.safetensors", "last.ckpt"]
 
@@ -111,3 +112,14 @@ def check_equals_one_process(sdata: SpatialData, train: Any, folder: Path) -> No
     }
     for name, value in learnt.items():
         torch.testing.assert_close(first.network.get_parameter(name), value, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def check_context_equals_one_process(sdata: SpatialData, train_context: Any, folder: Path) -> None:
+    """The same, in its first training and in the final one."""
+    alone = train_context(sdata, max_epochs=EPOCHS, batch_size=2 * BATCH_SIZE, seed=3, learning_rate=1e-3)
+    first, second = (nh.models.load(folder / f"context{rank}.safetensors") for rank in range(2))
+    assert first.sha256 == second.sha256
+    for row, expected in zip(first.history, alone.history, strict=True):
+        assert row == pytest.approx(expected, rel=1e-3)
+    for name, value in alone.network.state_dict().items():
+        torch.testing.assert_close(first.network.state_dict()[name], value, atol=1e-4, rtol=1e-3, msg=name)

@@ -18,6 +18,7 @@ from nh2st.tl import _lightning
 
 torch.set_num_threads(1)
 SETTINGS: dict[str, Any] = {
+    "variant": "paper",
     "encoder": "test_resnet",
     "encoder_weights": None,
     "network": {"width": 32, "heads": 2, "dropout": 0.5},
@@ -29,6 +30,12 @@ SETTINGS: dict[str, Any] = {
     "device": "cpu",
     "devices": 2,
     "strategy": "ddp",
+}
+
+
+CONTEXT: dict[str, Any] = SETTINGS | {
+    "variant": "context",
+    "network": {"width": 32, "heads": 2, "components": 8, "members": 2, "dropout": 0.0, "input_dropout": 0.0},
 }
 
 
@@ -51,6 +58,8 @@ def main() -> None:
     seen["resumed"] = {"sha256": resumed.sha256, "history": resumed.history}
     frozen = nh.tl.train(sdata, fine_tune="none", **SETTINGS | {"network": SETTINGS["network"] | {"dropout": 0.0}})
     frozen.save(out / f"frozen{os.environ['LOCAL_RANK']}.safetensors")
+    context = nh.tl.train(sdata, **CONTEXT)
+    context.save(out / f"context{os.environ['LOCAL_RANK']}.safetensors")
     (out / f"rank{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(seen))
 
 

@@ -15,16 +15,23 @@ class Baselines:
     """Two predictors fitted on the training spots of a model.
 
     `mean` (n_genes,) is every gene's training mean. The ridge predictor is linear in the pooled features of the encoder
-    as it was before training: `features @ coefficients + intercept`, with `coefficients` (n_features, n_genes).
+    as it was before training: `features @ coefficients + intercept`, with `coefficients` (n_features, n_genes). That of
+    a context network has no encoder: it is linear in the network's tokens beside the mean of those of the neighbours.
     """
 
     mean: Tensor
     coefficients: Tensor
     intercept: Tensor
-    encoder: Encoder
+    encoder: Encoder | None
 
     @torch.inference_mode()
     def ridge(self, images: Tensor) -> Tensor:
         """Ridge prediction for uint8 patches, shape (n, n_genes)."""
-        features = self.encoder.features(images).float()
+        if self.encoder is None:
+            msg = "This baseline is linear in tokens, not in what an encoder makes of images."
+            raise ValueError(msg)
+        return self.linear(self.encoder.features(images).float())
+
+    def linear(self, features: Tensor) -> Tensor:
+        """Ridge prediction from features (n, n_features), shape (n, n_genes)."""
         return features @ self.coefficients.to(features.device) + self.intercept.to(features.device)

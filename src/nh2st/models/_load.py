@@ -13,9 +13,9 @@ from torch import Tensor
 from nh2st._settings import logger
 from nh2st.models._baselines import Baselines
 from nh2st.models._file import read_file
-from nh2st.models._model import PREDICTING, Model, under
+from nh2st.models._model import Model, predicts, under
 from nh2st.models._registry import find_file, is_name, registry
-from nh2st.nn import NH2ST, Encoder, NetworkConfig, create_encoder
+from nh2st.nn import Encoder, Network, NetworkConfig, create_encoder, create_network
 from nh2st.pp._target import Target
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -134,25 +134,25 @@ def _checked(header: dict[str, Any], path: Path) -> dict[str, Any]:
     return header
 
 
-def _network(config: NetworkConfig, weights: dict[str, Tensor], *, inference_only: bool) -> NH2ST:
-    network = NH2ST(config, encoder_weights=None)
+def _network(config: NetworkConfig, weights: dict[str, Tensor], *, inference_only: bool) -> Network:
+    network = create_network(config, encoder_weights=None)
     if inference_only:
-        untrained = {name: value for name, value in network.state_dict().items() if not name.startswith(PREDICTING)}
-        weights = untrained | weights
+        state = network.state_dict()
+        weights = {name: value for name, value in state.items() if not predicts(name, config.variant)} | weights
     network.load_state_dict(weights)
     return network.eval()
 
 
 def _baselines(config: NetworkConfig, tensors: dict[str, Tensor], shared: Encoder | None) -> Baselines:
     encoder = shared
-    if encoder is None:
+    if encoder is None and config.variant == "paper":
         encoder = create_encoder(config.encoder, weights=None)
         encoder.load_state_dict(under("baselines.encoder.", tensors))
     return Baselines(
         mean=tensors["baselines.mean"],
         coefficients=tensors["baselines.coefficients"],
         intercept=tensors["baselines.intercept"],
-        encoder=encoder.eval(),
+        encoder=None if encoder is None else encoder.eval(),
     )
 
 

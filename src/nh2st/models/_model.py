@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from nh2st.models._baselines import Baselines
 from nh2st.models._file import write_file
-from nh2st.nn import NH2ST, NetworkConfig
+from nh2st.nn import Network, NetworkConfig
 from nh2st.nn._checksum import add_tensors
 from nh2st.pp._target import Target
 
-PREDICTING = ("encoder.", "image_projection.", "head.")
-"""Parts of the network that a prediction needs; the others are for training alone."""
+_TEACHING = {
+    "paper": ("gene_encoder.", "image_hypergraph.", "gene_hypergraph.", "cross_attention."),
+    "context": ("genes.", "log_dispersion"),
+}
+"""Parts of each network, or of each of its members, that are for training alone."""
 
 _BASELINE_ENCODER = "baselines.encoder."
 
@@ -38,8 +41,8 @@ class Model:
     (['ERBB2', 'FASN'], 112.0)
     """
 
-    network: NH2ST
-    """The network, an instance of :class:`nh2st.nn.NH2ST`."""
+    network: Network
+    """The network: a :class:`nh2st.nn.ContextNetwork` or :class:`nh2st.nn.NH2ST`."""
     genes: list[str]
     """The panel, in the order of the network's outputs."""
     target: Target
@@ -86,8 +89,9 @@ class Model:
         """
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         if self.baselines is not None:
-            encoder = self.baselines.encoder.state_dict()
-            tensors |= {f"{_BASELINE_ENCODER}{name}": tensor for name, tensor in encoder.items()}
+            if self.baselines.encoder is not None:
+                encoder = self.baselines.encoder.state_dict()
+                tensors |= {f"{_BASELINE_ENCODER}{name}": tensor for name, tensor in encoder.items()}
             for name in ("mean", "coefficients", "intercept"):
                 tensors[f"baselines.{name}"] = getattr(self.baselines, name)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -130,7 +134,11 @@ class Model:
             "target": self.target.to_dict(),
             "patch_um": self.patch_um,
             "baselines": self.baselines is not None,
-            "shared_encoder": self.baselines is not None and not under(_BASELINE_ENCODER, tensors),
+            "shared_encoder": (
+                self.baselines is not None
+                and self.baselines.encoder is not None
+                and not under(_BASELINE_ENCODER, tensors)
+            ),
             "inference_only": self.inference_only,
             "history": self.history,
             "provenance": self.provenance,
@@ -138,23 +146,25 @@ class Model:
 
     def _predicting_part(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         modules: list[tuple[str, nn.Module]] = [("network.", self.network)]
-        if self.baselines is not None:
+        if self.baselines is not None and self.baselines.encoder is not None:
             modules.append((_BASELINE_ENCODER, self.baselines.encoder))
         # Biases and statistics of normalisations are few, and matter most.
         large = {
             prefix + name for prefix, module in modules for name, weight in module.named_parameters() if weight.ndim > 1
         }
-        kept = (*(f"network.{part}" for part in PREDICTING), "baselines.")
         return {
             name: _halved(tensor) if name in large else tensor
             for name, tensor in tensors.items()
-            if name.startswith(kept)
+            if not name.startswith("network.") or predicts(name.removeprefix("network."), self.config.variant)
         }
 
     def summary(self) -> str:
         """Describe the model in a few lines of text."""
-        kept = PREDICTING if self.inference_only else ""
-        weights = sum(weight.numel() for name, weight in self.network.named_parameters() if name.startswith(kept))
+        weights = sum(
+            weight.numel()
+            for name, weight in self.network.named_parameters()
+            if not self.inference_only or predicts(name, self.config.variant)
+        )
         form = ", rounded to half precision, for prediction" if self.inference_only else ""
         patch = f"{self.patch_px} px" + ("" if self.patch_um is None else f" of {self.patch_um:g} um")
         best = max((row["val_pearson"] for row in self.history if "val_pearson" in row), default=float("nan"))
@@ -174,6 +184,13 @@ class Model:
     def __repr__(self) -> str:
         form = ", for prediction" if self.inference_only else ""
         return f"Model({self.name}: {len(self.genes)} genes, {len(self.history)} epochs{form})"
+
+
+def predicts(name: str, variant: str) -> bool:
+    """Whether a prediction needs a weight of the network, by its name."""
+    if name.startswith("members."):
+        name = name.split(".", 2)[-1]
+    return not name.startswith(_TEACHING[variant])
 
 
 def _halved(tensor: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -47,7 +47,8 @@ class NeighborBatch:
     def to(self, device: torch.device | str) -> Self:
         """Copy the batch to a device."""
         values = (getattr(self, field.name) for field in fields(self))
-        return type(self)(*(None if one is None else one.to(device, non_blocking=True) for one in values))
+        copies: list[Any] = [None if one is None else one.to(device, non_blocking=True) for one in values]
+        return type(self)(*copies)
 
 
 def collate(

@@ -18,7 +18,7 @@ _CONTEXT = {
     "query_weight": 0.0,
     "neighbor_weight": 0.0,
     "patch_scales": (1.0, 2.0),
-    "members": 8,
+    "members": 5,
 }
 """What the context network has in place of the published settings."""
 
@@ -142,6 +142,9 @@ class NetworkConfig:
         if self.variant == "context":
             if self.map_px != 1:
                 msg = f"The context network takes pooled features, so that map_px must be 1, not {self.map_px}."
+                raise ValueError(msg)
+            if self.neighbors == "none" and self.neighbor_weight:
+                msg = "With neighbors='none' there is no neighbourhood to contrast: neighbor_weight must be 0."
                 raise ValueError(msg)
             return
         unused = [

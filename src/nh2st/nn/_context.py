@@ -13,7 +13,7 @@ from nh2st.nn._context_member import ContextMember, MemberOutput
 from nh2st.nn._contrastive import symmetric_contrastive_loss
 from nh2st.nn._encoder import create_encoder, evaluating
 from nh2st.nn._encoder_weights import PRETRAINED
-from nh2st.nn._likelihood import count_loss, standardized_mse
+from nh2st.nn._likelihood import count_loss, log_ratio, standardized_mse
 from nh2st.nn._ranks import share_of_rows
 from nh2st.nn._reduction import Reduction
 
@@ -59,6 +59,7 @@ class ContextNetwork(nn.Module):
     torch.Size([2, 5])
     """
 
+    reduction: Reduction
     level: Tensor
     spread: Tensor
     residual: Tensor
@@ -178,7 +179,7 @@ class ContextNetwork(nn.Module):
         """Expression in the units of the target."""
         if self.config.likelihood == "mse":
             return self.level + self.spread * signal
-        return torch.log1p(self.count_scale[0] * torch.exp(self.level + signal)) / self.count_scale[1]
+        return torch.log1p(self.count_scale[0] * torch.exp(self.level + log_ratio(signal))) / self.count_scale[1]
 
     def _fit(self, signal: Tensor, batch: NeighborBatch, targets: Tensor) -> Tensor:
         if self.config.likelihood == "mse":

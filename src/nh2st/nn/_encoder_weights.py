@@ -29,7 +29,7 @@ LITE0_SHA256: Final = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49c
 CIGA_SHA256: Final = "ae652d1a586c1be11b8ed7f4033094a98ac9c620e43a28998c6c86d248e750ab"
 CIGA_BYTES: Final = 46_104_139
 
-_PREFIXES = ("model.", "resnet.", "module.", "encoder.")
+_PREFIXES = ("model.", "resnet.", "module.", "encoder.", "network.", "layers.")
 _OPTIONAL_SUFFIX = "num_batches_tracked"
 _HUB_FILES = ["model.safetensors", "pytorch_model.bin"]
 

@@ -5,6 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LARGEST_LOG_RATIO = 10.0
+_LARGEST_LOG_DISPERSION = 6.0
+"""Beyond it a negative binomial is a Poisson distribution but for the rounding of its gradient."""
+
+
+def log_ratio(signal: Tensor) -> Tensor:
+    """Signal of a count likelihood within bounds, so that its exponential is finite."""
+    return signal.float().clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
 
 
 def count_loss(signal: Tensor, counts: Tensor, log_expected: Tensor, log_dispersion: Tensor | None = None) -> Tensor:
@@ -33,9 +40,10 @@ def count_loss(signal: Tensor, counts: Tensor, log_expected: Tensor, log_dispers
     >>> count_loss(torch.zeros(1, 1), torch.ones(1, 1), torch.zeros(1, 1))
     tensor(1.)
     """
-    log_mean = log_expected + signal.float().clamp(-_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
+    log_mean = log_expected + log_ratio(signal)
     if log_dispersion is None:
         return (log_mean.exp() - counts * log_mean).mean()
+    log_dispersion = log_dispersion.clamp(max=_LARGEST_LOG_DISPERSION)
     size = log_dispersion.exp()
     log_total = torch.logaddexp(log_mean, log_dispersion)
     constant = torch.lgamma(counts + size) - torch.lgamma(size)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -56,13 +55,19 @@ class NeighborContext(nn.Module):
         """
         present = present.clone()
         present[:, 0] = ~present[:, 1:].any(dim=1)
-        if self.query is None or self.key is None:
-            weights = present.float() / present.sum(dim=1, keepdim=True)
-            return self.value(torch.einsum("bn,bnf->bf", weights.to(tokens.dtype), tokens))
-        query = self._split(self.query(tokens[:, :1]))
-        key, value = self._split(self.key(tokens)), self._split(self.value(tokens))
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=present[:, None, None])
-        return attended.transpose(1, 2).flatten(1)
+        weights = self._weights(tokens, present)
+        # Tokens are averaged before they are projected, once a spot instead of once a neighbour.
+        return torch.einsum("bhf,hdf->bhd", weights @ tokens, self._heads(self.value)).flatten(1)
 
-    def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _weights(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Weights (B, heads, N) of the nodes, which sum to 1."""
+        if self.query is None or self.key is None:
+            equal = present / present.sum(dim=1, keepdim=True)
+            return equal.to(tokens.dtype).unsqueeze(1).expand(-1, self.heads, -1)
+        query = self.query(tokens[:, 0]).unflatten(-1, (self.heads, -1))
+        in_token_space = torch.einsum("bhd,hdf->bhf", query, self._heads(self.key))
+        logits = in_token_space @ tokens.mT / query.shape[-1] ** 0.5
+        return logits.masked_fill(~present.unsqueeze(1), -torch.inf).softmax(dim=-1)
+
+    def _heads(self, projection: nn.Linear) -> Tensor:
+        return projection.weight.unflatten(0, (self.heads, -1))

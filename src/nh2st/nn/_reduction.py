@@ -53,10 +53,13 @@ class Reduction(nn.Module):
         rows
             Positions of the spots of each section that have a part; all where absent. The standardisation is over all.
         """
-        chosen = [slice(None)] * len(sections) if rows is None else rows
+        chosen = rows if rows is not None else [np.arange(len(parts[0])) for parts in sections]
         pairs = zip(sections, chosen, strict=True)
-        features = np.concatenate([np.concatenate(list(self._chunks(parts)))[which] for parts, which in pairs])
-        values = torch.from_numpy(features).double()
+        features = [
+            np.concatenate([np.concatenate(list(self._chunks(part)))[which] for part in parts], axis=1)
+            for parts, which in pairs
+        ]
+        values = torch.from_numpy(np.concatenate(features)).double()
         mean = values.mean(dim=0)
         components = _principal_components(values - mean, self.components.shape[1])
         self.mean.copy_(mean)
@@ -75,18 +78,25 @@ class Reduction(nn.Module):
         -------
         Tokens (n, n_components), float32.
         """
-        mean, components = self.mean.cpu().numpy(), self.components.cpu().numpy()
-        return np.concatenate([(chunk - mean) @ components for chunk in self._chunks(parts)])
+        if (given := sum(part.shape[1] for part in parts)) != len(self.mean):
+            msg = f"The components are those of {len(self.mean)} features; the {len(parts)} parts have {given}."
+            raise ValueError(msg)
+        tokens = self.part(0, parts[0])
+        for number, features in enumerate(parts[1:], start=1):
+            tokens += self.part(number, features)
+        return tokens
 
-    def _chunks(self, parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """Joined features in float32, a few thousand rows at a time, as those of a whole slide are large."""
-        moments = [_moments(part) if self.standardize else (0.0, 1.0) for part in parts]
-        for start in range(0, len(parts[0]), _ROWS):
-            rows = [
-                (part[start : start + _ROWS].astype(np.float32) - mean) * scale
-                for part, (mean, scale) in zip(parts, moments, strict=True)
-            ]
-            yield np.concatenate(rows, axis=1)
+    def part(self, scale: int, features: np.ndarray) -> np.ndarray:
+        """Give what the features (n, C) of one section in one patch scale, by its number, add to the tokens."""
+        columns = slice(scale * features.shape[1], (scale + 1) * features.shape[1])
+        mean, components = self.mean[columns].cpu().numpy(), self.components[columns].cpu().numpy()
+        return np.concatenate([(chunk - mean) @ components for chunk in self._chunks(features)])
+
+    def _chunks(self, features: np.ndarray) -> Iterator[np.ndarray]:
+        """Features in float32, a few thousand rows at a time, as those of a whole slide are large."""
+        mean, scale = _moments(features) if self.standardize else (np.float32(0), np.float32(1))
+        for start in range(0, len(features), _ROWS):
+            yield (features[start : start + _ROWS].astype(np.float32) - mean) * scale
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nh2st.nn._batch import NeighborBatch
+from nh2st.nn._build import Network
 from nh2st.nn._images import channel_first, random_dihedral
-from nh2st.nn._network import NH2ST
 
 PRECISIONS = ("32", "bf16-mixed")
 
 
 def training_step(
-    network: NH2ST,
+    network: Network,
     batch: NeighborBatch,
     optimizer: Optimizer,
     *,

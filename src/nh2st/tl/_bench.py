@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,12 @@ from nh2st._scale import resolve_mpp, windows_of
 from nh2st._sections import Section, tables_of
 from nh2st._settings import logger
 from nh2st.models import Model
-from nh2st.nn import NH2ST
+from nh2st.nn import Network
 from nh2st.pp._counts import check_counts
 from nh2st.pp._target import Target
 from nh2st.tl._folds import Fold, Layout
 from nh2st.tl._place import Place
-from nh2st.tl._prepare import TrainingSpots, expression_of, neighbors_of, section_numbers
+from nh2st.tl._prepare import TrainingSpots, counts_of, expression_of, neighbors_of, overlap_of, section_numbers
 from nh2st.tl._recipe import Recipe
 from nh2st.tl._split import validation_split
 from nh2st.tl._start import panel_of
@@ -63,12 +63,17 @@ class Bench:
 
     def layout(self, recipes: Sequence[Recipe], *, twice: bool) -> Layout:
         """Where the spots are; training keeps from test spots by a patch (or two) and the reach of their neighbours."""
-        sides = np.max([[one.side * one.level.scale for one in self.windows(recipe)] for recipe in recipes], axis=0)
+        sides = np.max([self._sides(recipe, 2.0 if twice else 1.0) for recipe in recipes], axis=0)
         there = self.neighbors >= 0
         offsets = np.abs(self.pixels[np.where(there, self.neighbors, 0)] - self.pixels[:, None]).max(axis=2)
         reach = np.where(there, offsets, 0).max(axis=1, initial=0)
         reaches = [reach[self.section == number].max(initial=0) for number in range(len(self.sections))]
-        return Layout(self.pixels, self.section, self.group, (1 + twice) * sides + np.array(reaches))
+        return Layout(self.pixels, self.section, self.group, sides + np.array(reaches))
+
+    def _sides(self, recipe: Recipe, least: float) -> list[float]:
+        """Side of the largest patch, in pixels of each section's image, at least some multiple of the patch size."""
+        factor = max(least, recipe.largest_scale)
+        return [factor * one.side * one.level.scale for one in self.windows(recipe)]
 
     def members(self, rows: np.ndarray) -> list[Section]:
         """Sections with some of the spots, boolean (n,), as if the others were masked; those with none are left out."""
@@ -96,10 +101,11 @@ class Bench:
                 raise ValueError(msg)
         return panel
 
-    def images(self, recipe: Recipe, network: NH2ST) -> np.ndarray:
+    def images(self, recipe: Recipe, network: Network) -> np.ndarray:
         """Patches of all spots, or their feature maps where the encoder is not trained."""
-        encoded = (recipe.encoder, str(recipe.encoder_weights), network.config.map_px, network.map_shape, recipe.seed)
-        kind = encoded if recipe.fine_tune == "none" else ()
+        config = network.config
+        shape = (config.variant, config.map_px, config.patch_scales, config.orientations)
+        kind = (recipe.encoder, str(recipe.encoder_weights), *shape, recipe.seed) if recipe.frozen else ()
         key = (recipe.patch_um, recipe.patch_px, recipe.mpp, kind)
         if key not in self._images:
             read = (network, self.sections, self.windows(recipe), self.place.device, self.place.precision)
@@ -123,7 +129,11 @@ class Bench:
         start = recipe.new_model(panel)
         expression = self.expression(fold.training, panel, start.target)
         images = self.images(recipe, start.network)
-        spots = TrainingSpots(images, expression, self.neighbors, self.coordinates, self.section)
+        overlap = overlap_of(self.sections, self.windows(recipe))
+        spots = TrainingSpots(images, expression, self.neighbors, self.coordinates, self.section, overlap)
+        if start.config.likelihood != "mse":
+            counts, totals = counts_of(self.sections, panel, start.target, self.layer)
+            spots = replace(spots, counts=counts, totals=totals)
         folder = Path(tempfile.mkdtemp(prefix="nh2st-"))
         run = Run(spots, split, recipe.schedule(), self.place, 1, folder, None)
         model = train_rows(start, run, fold.training)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
+from nh2st._keys import VARIANT
 from nh2st.tl._place import Place, resolve_place
 from nh2st.tl._recipe import Recipe
 from nh2st.tl._train import train
@@ -51,7 +52,7 @@ def candidates_of(
     allowed = [field.name for field in fields(Recipe) if field.name not in _SHARED]
     _check_names(training, [*allowed, *_PLACE], "")
     defaults = {name: one.default for name, one in inspect.signature(train).parameters.items()}
-    given = defaults | shared | dict(training)
+    given = defaults | {"variant": VARIANT} | shared | dict(training)
     recipe = Recipe(**{field.name: given[field.name] for field in fields(Recipe)})
     place = resolve_place(given["device"], given["precision"], devices=1, num_nodes=1, strategy="auto")
     named = {SINGLE: recipe}

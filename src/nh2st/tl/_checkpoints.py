@@ -12,7 +12,7 @@ import numpy as np
 from lightning.pytorch.callbacks import Checkpoint
 
 from nh2st.models import Model, load
-from nh2st.nn import NH2ST
+from nh2st.nn import Network
 from nh2st.tl._lightning import Training
 
 BEST_MODEL = "best.safetensors"
@@ -102,11 +102,19 @@ def check_same_run(model: Model, folder: Path) -> None:
 class KeepBest(Checkpoint):
     """Keeps the best network of the run, writes it to a file, and leaves a checkpoint to resume from.
 
+    With `last` the best network is that of the last epoch.
+
     All processes know the folder of rank 0, which alone writes to it.
     """
 
-    def __init__(self, folder: Path | None, write_best: Callable[[NH2ST, list[dict[str, float]], Path], None]) -> None:
-        self.folder, self.write_best = folder or Path(), write_best
+    def __init__(
+        self,
+        folder: Path | None,
+        write_best: Callable[[Network, list[dict[str, float]], Path], None],
+        *,
+        last: bool = False,
+    ) -> None:
+        self.folder, self.write_best, self.last = folder or Path(), write_best, last
         self.best_score = -np.inf
         self._due_at = -np.inf
 
@@ -115,12 +123,13 @@ class KeepBest(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Training) -> None:  # type: ignore[override]
         history = pl_module.history
-        score = history[-1].get("val_pearson", float(trainer.current_epoch))
-        if score > self.best_score:
+        epoch = float(trainer.current_epoch)
+        score = epoch if self.last else history[-1].get("val_pearson", epoch)
+        due = trainer.current_epoch + 1 == trainer.max_epochs or time.monotonic() > self._due_at
+        if score > self.best_score and (due or not self.last):
             self.best_score = score
             if trainer.is_global_zero:
                 self.write_best(pl_module.network, history, self.folder / BEST_MODEL)
-        due = trainer.current_epoch + 1 == trainer.max_epochs or time.monotonic() > self._due_at
         if trainer.strategy.broadcast(due):
             self._save_last(trainer)
 

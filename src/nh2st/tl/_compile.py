@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from nh2st._settings import logger
-from nh2st.nn import NeighborBatch, Output
+from nh2st.nn import NeighborBatch
 
 
 class Compiled:
@@ -21,7 +21,7 @@ class Compiled:
         self._compiled: Any = None
         self._failed = False
 
-    def __call__(self, batch: NeighborBatch) -> Output:
+    def __call__(self, batch: NeighborBatch) -> Any:
         if self._failed:
             return self._plain(batch)
         try:

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from nh2st._settings import logger
 from nh2st.models import Model, load
-from nh2st.nn import NH2ST
+from nh2st.nn import Network
 from nh2st.tl._checkpoints import BEST_MODEL, LAST_CHECKPOINT, KeepBest
 from nh2st.tl._lightning import Schedule, Training
 from nh2st.tl._loading import Spots
@@ -96,15 +96,15 @@ def _forget(run: Run) -> None:
 def _fit(model: Model, run: Run) -> Model:
     """Train a copy of the model's network."""
 
-    def write_best(network: NH2ST, history: list[dict[str, float]], path: Path) -> None:
+    def write_best(network: Network, history: list[dict[str, float]], path: Path) -> None:
         replace(model, network=network, history=list(history)).save(path)
 
     schedule = run.schedule
     data = Spots(run.spots, run.split.validation, schedule.batch_size, schedule.seed)
     training = Training(copy.deepcopy(model.network), data, schedule)
-    keeper = KeepBest(run.folder, write_best)
+    keeper = KeepBest(run.folder, write_best, last=not schedule.early_stopping)
     callbacks: list[L.Callback] = [keeper]
-    if run.split.validation.any():
+    if run.split.validation.any() and schedule.early_stopping:
         callbacks.append(EarlyStopping("val_pearson", mode="max", patience=schedule.patience))
     logger.info("Checkpoints are kept in %s.", run.folder)
     with quiet_lightning(), determinism_restored(), torch.random.fork_rng(devices=[]):

@@ -13,7 +13,7 @@ from torch import Tensor
 from nh2st._keys import UNDEFINED_SCORE
 from nh2st._metrics import mean_over_genes, pearson
 from nh2st._settings import logger
-from nh2st.nn import NH2ST, NeighborBatch, random_dihedral, random_stain
+from nh2st.nn import NeighborBatch, Network, random_dihedral, random_stain
 from nh2st.nn._images import channel_first
 from nh2st.tl._compile import Compiled
 from nh2st.tl._loading import Spots, seed_of
@@ -34,12 +34,13 @@ class Schedule:
     patience: int
     seed: int
     compile: bool
+    early_stopping: bool = True
 
 
 class Training(L.LightningModule):
     """Steps, validation scores and the optimiser of the network."""
 
-    def __init__(self, network: NH2ST, data: Spots, schedule: Schedule) -> None:
+    def __init__(self, network: Network, data: Spots, schedule: Schedule) -> None:
         super().__init__()
         self.network, self.schedule, self._data = network, schedule, data
         self._compute = Compiled(network.forward) if schedule.compile else network
@@ -73,8 +74,8 @@ class Training(L.LightningModule):
         self._steps.append(torch.stack([loss.new_tensor(len(batch)), loss.detach(), *terms]))
         return loss
 
-    def validation_step(self, images: Tensor, batch_idx: int) -> None:
-        self._predicted.append(self.network.predict(images).float())
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._predicted.append(self.network.predict(batch).float())
 
     def on_validation_epoch_end(self) -> None:
         predicted = self._predicted_by_all()

@@ -17,6 +17,8 @@ from nh2st.tl._prepare import TrainingSpots
 
 _SHARE_OF_FREE_MEMORY = 0.5
 _ROWS_COPIED = 1024
+_CLUSTER = 16
+"""Spots that share neighbours are drawn together, unless their neighbours cost nothing."""
 
 
 def seed_of(*numbers: int) -> int:
@@ -47,6 +49,7 @@ class Spots(L.LightningDataModule):
             self.spots.coordinates[members],
             self.spots.section[members],
             self.batch_size * self._trainer.world_size,
+            cluster_spots=_CLUSTER if self.spots.labels is None else 1,
             seed=seed_of(self.seed, self._trainer.current_epoch),
         )
         return DataLoader(_Batches(self._gather, [members[self._part(batch)] for batch in joined]), batch_size=None)
@@ -57,7 +60,7 @@ class Spots(L.LightningDataModule):
             return []
         # DDP exchanges buffers in every step, so that all processes take the same number: with any spot, if need be.
         parts = [members[part if len(part) else [0]] for part in self._validation_parts()]
-        return DataLoader(_Batches(lambda part: torch.as_tensor(self.images[part]), parts), batch_size=None)
+        return DataLoader(_Batches(self._to_predict, parts), batch_size=None)
 
     def validated_here(self) -> np.ndarray:
         """Validation spots of this process in the order of its batches, as positions among all validation spots."""
@@ -66,10 +69,36 @@ class Spots(L.LightningDataModule):
     def _gather(self, targets: np.ndarray) -> NeighborBatch:
         # Patches are costly to encode, maps are there for all. A single patch would have no batch statistics.
         closed = self.spots.images.dtype == np.uint8 and len(targets) > 1
-        batch = collate(targets, self._neighbors, self.images, self.spots.expression, closed=closed)
+        batch = self._collate(targets, self._neighbors, closed=closed)
+        if self.spots.labels is not None:
+            batch.related = torch.from_numpy(self._overlapping(targets))
         if self._trainer.strategy.root_device.type == "cuda" and batch.images.device.type == "cpu":
             batch.images = batch.images.pin_memory()
         return batch
+
+    def _to_predict(self, part: np.ndarray) -> NeighborBatch | Tensor:
+        if self.spots.labels is None:
+            return torch.as_tensor(self.images[part])
+        return self._collate(part, self.spots.neighbors)
+
+    def _collate(self, targets: np.ndarray, neighbors: np.ndarray, *, closed: bool = False) -> NeighborBatch:
+        spots = self.spots
+        return collate(
+            targets,
+            neighbors,
+            self.images,
+            spots.expression if spots.labels is None else spots.labels,
+            closed=closed,
+            counts=spots.counts,
+            log_expected=spots.log_expected,
+        )
+
+    def _overlapping(self, targets: np.ndarray) -> np.ndarray:
+        """Pairs (B, B) of spots whose patches overlap."""
+        spots = self.spots
+        apart = np.abs(spots.coordinates[targets, None] - spots.coordinates[targets]).max(axis=-1)
+        same_section = spots.section[targets, None] == spots.section[targets]
+        return same_section & (apart < spots.overlap[targets])
 
     def _part(self, batch: np.ndarray) -> np.ndarray:
         world_size = self._trainer.world_size

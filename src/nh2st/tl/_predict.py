@@ -6,12 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from nh2st._arguments import at_least_one
 from nh2st._device import Precision
-from nh2st._inference import Job, check_place, run
+from nh2st._inference import check_place
 from nh2st._keys import PREDICTION
 from nh2st._panel import match_panel
 from nh2st._results import check_replaceable
@@ -19,12 +16,11 @@ from nh2st._scale import NATIVE, Mpp, resolve_mpp, windows_of
 from nh2st._sections import ImageData, Section, find_sections, tables_of
 from nh2st._settings import logger
 from nh2st.models import Model, available, load
-from nh2st.models._baselines import Baselines
-from nh2st.nn import NH2ST
 from nh2st.pp._counts import has_counts
 from nh2st.tl._compatibility import warn_of_differences
 from nh2st.tl._image_only import tiles_where_no_spots
 from nh2st.tl._panel import check_panel
+from nh2st.tl._predictors import Place, predict_sections
 from nh2st.tl._record import fingerprint, record_predictions, recorded_model
 
 _ROWS_LOOKED_AT = 1000
@@ -98,6 +94,8 @@ def predict(
     - ``layers[key_added]``: float32 predictions in the model's target space; sparse where the table has genes that are
       not in the panel, whose columns are empty. The model's genes are looked for in ``var_names``, then in the column
       of ``var`` that has most of the others, versions of Ensembl ids disregarded,
+    - ``layers[f"{key_added}_std"]``, by the context network: standard deviation of the predictions, from the spread of
+      the ensemble and, for each gene, the errors on validation spots,
     - ``var[f"{key_added}_predicted"]``: which genes were predicted,
     - ``obsm[key_added]``: genes of the panel that the table lacks,
     - ``uns["nh2st"][key_added]``: model, panel under the names of the table, target and scale,
@@ -152,10 +150,8 @@ def predict(
         patch_um = chosen.patch_um or float(chosen.patch_px)
         windows = windows_of(found, patch_um=patch_um, patch_px=chosen.patch_px, mpp=scales)
         with_ridge = _wants_ridge(found, chosen, baselines)
-        module = _Prediction(chosen.network, chosen.baselines if any(with_ridge) else None)
-        job = Job(module, batch_size, device, precision, order="F")
-        rows = dict(run(job, found, windows, "predict", client))
-        predicted = [(rows[n][0], rows[n][1] if ridge else None) for n, ridge in enumerate(with_ridge)]
+        place = Place(batch_size, device, precision, client)
+        predicted = predict_sections(chosen, found, windows, with_ridge, place)
         record_predictions(found, chosen, key_added, predicted, scales)
 
 
@@ -231,20 +227,3 @@ def _wants_ridge(sections: Sequence[Section], model: Model, baselines: bool | No
 def _has_counts(section: Section, model: Model) -> bool:
     genes = match_panel(section.adata, model.genes).names
     return has_counts(section.adata, section.rows[:_ROWS_LOOKED_AT], genes)
-
-
-class _Prediction(nn.Module):
-    """Expression by the network and, with baselines, by the ridge."""
-
-    def __init__(self, network: NH2ST, baselines: Baselines | None) -> None:
-        super().__init__()
-        self.network, self.baselines = network, baselines
-        self.ridge_encoder = None if baselines is None else baselines.encoder
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        prediction = self.network.predict(images)
-        if self.baselines is None:
-            return (prediction,)
-        # In the precision that it was fitted in.
-        with torch.autocast(images.device.type, enabled=False):
-            return prediction, self.baselines.ridge(images)

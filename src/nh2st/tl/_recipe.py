@@ -15,38 +15,75 @@ from nh2st._patches import Windows, stack_patches
 from nh2st._scale import NATIVE, Mpp
 from nh2st._sections import Section
 from nh2st.models import Model
-from nh2st.nn import NH2ST
+from nh2st.nn import ContextNetwork, Network, NetworkConfig
 from nh2st.pp._target import Target
-from nh2st.tl._start import new_network
+from nh2st.tl._start import check_likelihood, new_network
 
 if TYPE_CHECKING:
     from nh2st.tl._lightning import Schedule
 
 
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "context": {"fine_tune": "none", "max_epochs": 30, "batch_size": 64, "learning_rate": 1e-3},
+    "paper": {"fine_tune": "all", "max_epochs": 50, "batch_size": 16, "learning_rate": 5e-4},
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training, named and meant as in :func:`nh2st.tl.train`."""
+    """Settings of a training, named and meant as in :func:`nh2st.tl.train`; None stands for the variant's default."""
 
     target: Literal["default", "paper"]
+    variant: str
     encoder: str
     encoder_weights: str | Path | None
     network: Mapping[str, Any] | None
-    fine_tune: Literal["all", "none"] | int
+    fine_tune: Literal["all", "none"] | int | None
     patch_um: float
     patch_px: int
     mpp: Mpp
-    max_epochs: int
-    batch_size: int
-    learning_rate: float
+    max_epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
     stain_jitter: float
     patience: int
     seed: int
     compile: bool
 
+    def __post_init__(self) -> None:
+        if self.variant not in _DEFAULTS:
+            msg = f"variant must be one of {', '.join(map(repr, _DEFAULTS))}, not {self.variant!r}."
+            raise ValueError(msg)
+        if "variant" in (self.network or {}):
+            msg = "network= names a variant; give `variant=` instead."
+            raise ValueError(msg)
+        if self.variant == "context" and self.fine_tune not in (None, "none"):
+            msg = (
+                "The 'context' network is trained on an encoder that stays as it is, so that fine_tune must be 'none'. "
+                "To use an encoder of your own: fine-tune it with variant='paper', save the model, and name its file "
+                "in `encoder_weights=`."
+            )
+            raise ValueError(msg)
+
+    def value(self, name: str) -> Any:
+        """A setting, or the variant's default where it is None."""
+        given = getattr(self, name)
+        return _DEFAULTS[self.variant].get(name) if given is None else given
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the encoder is left as it is."""
+        return self.value("fine_tune") == "none"
+
     @property
     def definition(self) -> Target:
         """Definition of the target."""
         return Target.named(self.target)
+
+    @property
+    def largest_scale(self) -> float:
+        """Side of the largest patch that the network sees of a spot, as a multiple of the patch size."""
+        return max(NetworkConfig.for_variant(self.variant, **{**(self.network or {}), "n_genes": 1}).patch_scales)
 
     def schedule(self) -> Schedule:
         """How long and how fast to train.
@@ -59,19 +96,20 @@ class Recipe:
         from nh2st.tl._lightning import Schedule
 
         return Schedule(
-            max_epochs=at_least_one("max_epochs", self.max_epochs),
-            batch_size=at_least_one("batch_size", self.batch_size),
-            learning_rate=positive("learning_rate", self.learning_rate),
+            max_epochs=at_least_one("max_epochs", self.value("max_epochs")),
+            batch_size=at_least_one("batch_size", self.value("batch_size")),
+            learning_rate=positive("learning_rate", self.value("learning_rate")),
             stain_jitter=not_negative("stain_jitter", self.stain_jitter),
             patience=at_least_one("patience", self.patience),
             seed=self.seed,
             compile=self.compile,
+            early_stopping=self.variant == "paper",
         )
 
     def provenance(self) -> dict[str, Any]:
         """What a model keeps of the settings, as plain values."""
         names = ("seed", "max_epochs", "batch_size", "learning_rate", "stain_jitter", "fine_tune")
-        return {name: getattr(self, name) for name in names} | {"encoder_weights": str(self.encoder_weights)}
+        return {name: self.value(name) for name in names} | {"encoder_weights": str(self.encoder_weights)}
 
     def new_model(self, panel: list[str]) -> Model:
         """Build the untrained model of a panel.
@@ -81,22 +119,30 @@ class Recipe:
         ValueError, RuntimeError
             If the settings make no network, or weights cannot be had.
         """
-        network = new_network(len(panel), self.encoder, self.encoder_weights, self.patch_px, self.network, self.seed)
-        network.encoder.fine_tune(self.fine_tune)
+        values = {"n_genes": len(panel), "encoder": self.encoder, "patch_px": self.patch_px, **(self.network or {})}
+        network = new_network(self.variant, values, self.encoder_weights, self.seed)
+        network.encoder.fine_tune(self.value("fine_tune"))
+        check_likelihood(network, self.definition)
         size = None if self.mpp == NATIVE else self.patch_um
         return Model(network=network, genes=panel, target=self.definition, patch_um=size)
 
     def read_images(
         self,
-        network: NH2ST,
+        network: Network,
         sections: Sequence[Section],
         windows: Sequence[Windows],
         device: torch.device,
         precision: Literal["32", "bf16"],
     ) -> np.ndarray:
-        """Patches (n, px, px, 3) uint8 of all sections, or the network's maps of them where its encoder is frozen."""
-        from nh2st.tl._frozen import frozen_maps
+        """Read what the network is trained on: patches (n, px, px, 3) uint8 of all sections.
 
-        if self.fine_tune == "none":
+        Where the encoder is frozen, the network's maps of them; for the context network features (n, n_features).
+        """
+        from nh2st.tl._frozen import context_features, frozen_maps
+
+        if isinstance(network, ContextNetwork):
+            scales = context_features(network, sections, windows, device, precision)
+            return np.concatenate([np.concatenate(features) for features in scales], axis=1)
+        if self.frozen:
             return frozen_maps(network, sections, windows, device, precision)
         return stack_patches([one.image for one in sections], windows)

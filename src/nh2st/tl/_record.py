@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from nh2st._keys import NAMESPACE, RIDGE_SUFFIX, TRAINING, TRAINING_MEAN_SUFFIX
+from nh2st._keys import NAMESPACE, RIDGE_SUFFIX, STD_SUFFIX, TRAINING, TRAINING_MEAN_SUFFIX
 from nh2st._metrics import METRICS
 from nh2st._panel import match_panel
 from nh2st._results import dense_columns, write_layer, write_predictions
@@ -21,6 +22,16 @@ from nh2st._sections._geometry import centers_and_radii, instances
 from nh2st._sections._tables import ATTRS
 from nh2st.models import Model
 from nh2st.tl._assay import assays_of
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was predicted for one section: arrays (n, n_genes), those that there are."""
+
+    mean: np.ndarray
+    ridge: np.ndarray | None = None
+    std: np.ndarray | None = None
+
 
 _trained: weakref.WeakKeyDictionary[Any, Model] = weakref.WeakKeyDictionary()
 
@@ -111,23 +122,27 @@ def record_predictions(
     sections: Sequence[Section],
     model: Model,
     key: str,
-    predicted: Sequence[tuple[np.ndarray, np.ndarray | None]],
+    predicted: Sequence[Predicted],
     scales: Sequence[float | str],
 ) -> None:
-    """Write predictions of network and ridge, training means and provenance into the sections' tables."""
+    """Write predictions of network and ridge, their standard deviations, training means and provenance into tables."""
     for table in tables_of(sections):
         mine = [number for number, one in enumerate(sections) if one.adata is table]
         rows = [sections[number].rows for number in mine]
-        values, ridge = ([predicted[number][kind] for number in mine] for kind in range(2))
+        values = [predicted[number].mean for number in mine]
+        further = {
+            f"{key}_{RIDGE_SUFFIX}": [predicted[number].ridge for number in mine],
+            f"{key}_{STD_SUFFIX}": [predicted[number].std for number in mine],
+        }
         regions = [sections[number].region for number in mine]
         genes = match_panel(table, model.genes).names
         earlier = _earlier_results(table, key, model, regions)
         _forget_evaluation(table, key)
         write_predictions(table, key, _on_all_rows(table, rows, values, earlier.get(key)), genes)
-        linear = f"{key}_{RIDGE_SUFFIX}"
-        table.layers.pop(linear, None)
-        if np.isfinite(earlier.get(linear, np.nan)).any() or any(part is not None for part in ridge):
-            write_layer(table, linear, _on_all_rows(table, rows, ridge, earlier.get(linear)), genes)
+        for name, parts in further.items():
+            table.layers.pop(name, None)
+            if np.isfinite(earlier.get(name, np.nan)).any() or any(part is not None for part in parts):
+                write_layer(table, name, _on_all_rows(table, rows, parts, earlier.get(name)), genes)
         table.var.drop(columns=f"{key}_{TRAINING_MEAN_SUFFIX}", errors="ignore", inplace=True)
         if model.baselines is not None:
             means = dict(zip(genes, model.baselines.mean.tolist(), strict=True))
@@ -164,7 +179,7 @@ def _earlier_results(table: AnnData, key: str, model: Model, regions: Sequence[s
 
 
 def _layers(table: AnnData, key: str) -> list[str]:
-    return [name for name in (key, f"{key}_{RIDGE_SUFFIX}") if name in table.layers]
+    return [name for name in (key, f"{key}_{RIDGE_SUFFIX}", f"{key}_{STD_SUFFIX}") if name in table.layers]
 
 
 def _on_all_rows(

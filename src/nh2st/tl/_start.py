@@ -15,23 +15,27 @@ from nh2st._scale import NATIVE
 from nh2st._sections import Section, tables_of
 from nh2st._settings import logger
 from nh2st.models import Model
-from nh2st.nn import NH2ST, Encoder, NetworkConfig
+from nh2st.nn import Encoder, Network, NetworkConfig, create_network
 from nh2st.pp._genes import choose_genes
+from nh2st.pp._target import Target
 from nh2st.tl._panel import check_panel
 
 
-def new_network(
-    n_genes: int,
-    encoder: str,
-    encoder_weights: str | Path | None,
-    patch_px: int,
-    settings: Mapping[str, Any] | None,
-    seed: int,
-) -> NH2ST:
-    values = {"n_genes": n_genes, "encoder": encoder, "patch_px": patch_px, **(settings or {})}
+def new_network(variant: str, values: Mapping[str, Any], encoder_weights: str | Path | None, seed: int) -> Network:
+    """Build an untrained network of a variant from fields of its configuration."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NH2ST(NetworkConfig.from_dict(values), encoder_weights=encoder_weights)
+        return create_network(NetworkConfig.for_variant(variant, **values), encoder_weights=encoder_weights)
+
+
+def check_likelihood(network: Network, target: Target) -> None:
+    """Refuse count likelihoods of a target that is no function of a spot's own counts."""
+    if network.config.likelihood != "mse" and target.smoothed:
+        msg = (
+            f"The likelihood {network.config.likelihood!r} is that of a spot's counts, but the target {target.kind!r} "
+            "averages over neighbouring spots. Use target='default', or likelihood='mse'."
+        )
+        raise ValueError(msg)
 
 
 def panel_of(sections: Sequence[Section], genes: int | Sequence[str] | None, layer: str | None) -> list[str]:
@@ -54,9 +58,13 @@ def panel_of(sections: Sequence[Section], genes: int | Sequence[str] | None, lay
 
 def check_no_contradiction(source: Model, **given: Any) -> None:
     """Refuse arguments beside `init_from` that the model has settled already."""
+    config = source.config.to_dict()
+    given_network = (given["network"] or {}).items()
+    network = {name: list(value) if isinstance(value, tuple) else value for name, value in given_network}
     settled = {
         "genes": given["genes"] is not None and given["genes"] != source.genes,
-        "network": any(getattr(source.config, name, None) != value for name, value in (given["network"] or {}).items()),
+        "network": config | network != config,
+        "variant": given["variant"] not in (None, source.config.variant),
         "encoder": given["encoder"] not in (ENCODER, source.config.encoder),
         "target": given["target"] not in ("default", source.target.kind),
         "mpp": given["mpp"] is not None and (given["mpp"] == NATIVE) != (source.patch_um is None),
@@ -85,4 +93,6 @@ def copy_of(model: Model) -> Model:
 
 def baseline_encoder(start: Model) -> Encoder:
     """The encoder as it is before training; that of the earlier baselines where a model is fine-tuned."""
-    return start.baselines.encoder if start.baselines else copy.deepcopy(start.network.encoder).eval()
+    if start.baselines is not None and start.baselines.encoder is not None:
+        return start.baselines.encoder
+    return copy.deepcopy(start.network.encoder).eval()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nh2st._device import Precision
-from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM
+from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM, VARIANT
 from nh2st._scale import Mpp, resolve_mpp, windows_of
 from nh2st._sections import ImageData, find_sections
 from nh2st.models import Model, load
@@ -36,17 +36,18 @@ def train(
     *,
     genes: int | Sequence[str] | None = None,
     target: Literal["default", "paper"] = "default",
+    variant: Literal["context", "paper"] | None = None,
     encoder: str = ENCODER,
     encoder_weights: str | Path | None = "pretrained",
     network: Mapping[str, Any] | None = None,
-    fine_tune: Literal["all", "none"] | int = "all",
+    fine_tune: Literal["all", "none"] | int | None = None,
     groups: str | Mapping[str, str] | None = None,
     patch_um: float = PATCH_UM,
     patch_px: int = PATCH_PX,
     mpp: Mpp = None,
-    max_epochs: int = 50,
-    batch_size: int = 16,
-    learning_rate: float = 5e-4,
+    max_epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
     stain_jitter: float = 0.15,
     patience: int = 10,
     seed: int = 0,
@@ -84,15 +85,21 @@ def train(
     target
         What to predict: ``"default"`` is the natural log1p of counts scaled to 10,000 over all genes of the table,
         ``"paper"`` the target of the publication (see :func:`nh2st.pp.normalize`).
+    variant
+        Which network: ``"context"`` (:class:`nh2st.nn.ContextNetwork`), an ensemble that predicts from a spot and its
+        neighbours with an encoder that stays as it is, or ``"paper"`` (:class:`nh2st.nn.NH2ST`), the published one.
+        Where absent, that of `init_from`, else ``"context"``.
     encoder
-        Name of a convolutional image encoder of timm.
+        Name of an image encoder (:func:`nh2st.models.encoders`); for ``"paper"`` a convolutional one.
     encoder_weights
-        ``"pretrained"``, a local weights file, or `None` for a random start.
+        ``"pretrained"``, a local file of weights or of a model that was saved by this package, whose encoder is taken,
+        or `None` for a random start.
     network
-        Further settings of :class:`nh2st.nn.NetworkConfig`, such as ``{"dropout": 0.2, "neighbor_weight": 0}``.
+        Further settings of :class:`nh2st.nn.NetworkConfig`, such as ``{"dropout": 0.2, "query_weight": 0.5}``.
     fine_tune
-        Which part of the encoder is trained: ``"all"``, ``"none"``, or its last blocks or stages, by their number. With
-        ``"none"`` its feature maps are computed once, without augmentation, after which epochs are fast.
+        Which part of the encoder is trained: ``"all"`` (default of ``"paper"``), ``"none"`` (the only one for
+        ``"context"``), or its last blocks or stages, by their number. With ``"none"`` it runs once over all patches,
+        without augmentation, after which epochs are fast.
     groups
         Donors, which validation never divides: a column of ``obs``, or a dictionary from section to donor. Where
         absent, ``obs["donor"]``, else every section is a donor of its own.
@@ -104,16 +111,19 @@ def train(
         Micrometres per pixel of all images, or ``"native"`` for patches of `patch_px` plain pixels. Where absent, the
         scale that is known for each image (see :func:`nh2st.pp.estimate_mpp`).
     max_epochs
-        Epochs at most.
+        Epochs at most; where absent, 30 for ``"context"``, which uses all of them, and 50 for ``"paper"``.
     batch_size
-        Spots per step and device. Halved once, with a warning, where the memory of a single GPU does not suffice.
+        Spots per step and device; where absent, 64 for ``"context"`` and 16 for ``"paper"``. Halved once, with a
+        warning, where the memory of a single GPU does not suffice.
     learning_rate
-        Highest rate of AdamW, reached after a seventh of the epochs and then lowered towards 0 along a cosine.
+        Highest rate of AdamW; where absent, 1e-3 for ``"context"`` and 5e-4 for ``"paper"``. It is reached after a
+        seventh of the epochs and then lowered towards 0 along a cosine.
     stain_jitter
-        Spread of the random change of stain in training: the optical density of each colour of a patch is multiplied by
-        the exponential of a normal deviate with this standard deviation. 0 turns it off.
+        Spread of the random change of stain while the encoder is trained: the amounts of hematoxylin, eosin and a
+        residual dye in a patch are each multiplied by the exponential of a normal deviate with this standard deviation.
+        0 turns it off.
     patience
-        Epochs without a better validation score (mean PCC per gene) after which training stops.
+        Epochs without a better validation score (mean PCC per gene) after which training of ``"paper"`` stops.
     seed
         The same seed gives the same model on a CPU.
     device
@@ -149,7 +159,8 @@ def train(
 
     Returns
     -------
-    The model with the best validation score. Written to the tables: ``uns["nh2st"]["training"]``, with panel, target,
+    The model: for ``"paper"`` that with the best validation score, for ``"context"`` the one trained on all spots.
+    Written to the tables: ``uns["nh2st"]["training"]``, with panel, target,
     settings and history.
 
     Raises
@@ -163,9 +174,13 @@ def train(
 
     Notes
     -----
-    Only the target patch is used for prediction; the neighbourhood shapes the encoder through a contrastive loss
-    (NH2ST, MICCAI 2025, arXiv:2506.23827). Batches consist of compact clusters of spots from several sections. While
-    the encoder is trained, the neighbours of a spot are those in its batch, so that a patch is encoded once an epoch.
+    ``"context"``: spots that are held out for validation give the history and the size of the errors, on which the
+    predicted standard deviations rest; the network is then trained on all spots.
+
+    ``"paper"``: only the target patch is used for prediction; the neighbourhood shapes the encoder through a
+    contrastive loss (NH2ST, MICCAI 2025, arXiv:2506.23827). Batches consist of compact clusters of spots from several
+    sections. While the encoder is trained, the neighbours of a spot are those in its batch, so that a patch is encoded
+    once an epoch.
 
     Examples
     --------
@@ -179,8 +194,10 @@ def train(
     from nh2st.tl._rows import train_rows
     from nh2st.tl._trainer import only_rank_zero_speaks, this_process
 
+    source = load(init_from) if isinstance(init_from, str | Path) else init_from
     recipe = Recipe(
         target=target,
+        variant=variant or (VARIANT if source is None else source.config.variant),
         encoder=encoder,
         encoder_weights=encoder_weights,
         network=network,
@@ -209,14 +226,15 @@ def train(
             shapes_key=shapes_key,
             coordinate_system=coordinate_system,
         )
-        source = load(init_from) if isinstance(init_from, str | Path) else init_from
         if source is None:
             start = recipe.new_model(panel_of(found, genes, layer))
         else:
-            check_no_contradiction(source, genes=genes, network=network, encoder=encoder, target=target, mpp=mpp)
+            check_no_contradiction(
+                source, genes=genes, network=network, encoder=encoder, target=target, mpp=mpp, variant=variant
+            )
             check_tables(found, source)
             start = copy_of(source)
-            start.network.encoder.fine_tune(fine_tune)
+            start.network.encoder.fine_tune(recipe.value("fine_tune"))
         scale: Mpp = "native" if start.patch_um is None else mpp
         scales = [resolve_mpp(one, scale) for one in found]
         if source is not None:
@@ -240,11 +258,14 @@ def train(
         if resume_from is not None and folder is not None:
             check_same_run(start, folder)
         images = partial(recipe.read_images, start.network, found, windows, process.device, place.precision)
-        prepared = prepare(found, start.genes, start.target, layer, images)
-        frozen = baseline_encoder(start)
-        features = frozen_features(frozen, found, windows, process.device)
-        start.baselines = fit_baselines(prepared, features, frozen)
+        counted = start.config.likelihood != "mse"
+        prepared = prepare(found, start.genes, start.target, layer, windows, images, counted=counted)
+        if start.config.variant == "paper":
+            frozen = baseline_encoder(start)
+            features = frozen_features(frozen, found, windows, process.device)
+            start.baselines = fit_baselines(prepared, features, frozen)
         run = Run(prepared, split, schedule, place, process.world_size, folder, resume_from)
-        model = train_rows(start, run, np.ones(len(prepared.section), dtype=bool), from_mean=source is None)
+        everything = np.ones(len(prepared.section), dtype=bool)
+        model = train_rows(start, run, everything, new=source is None, baselines=True)
         record_training(data, found, model)
     return model

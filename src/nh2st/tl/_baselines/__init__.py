@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from nh2st.tl._baselines._fit import fit_baselines
+from nh2st.tl._baselines._columns import with_neighbors
+from nh2st.tl._baselines._fit import fit_baselines, fit_context_baselines
 from nh2st.tl._baselines._inputs import BaselineInputs, baseline_inputs
 from nh2st.tl._baselines._predict import predict_baselines
 
-__all__ = ["BaselineInputs", "baseline_inputs", "fit_baselines", "predict_baselines"]
+__all__ = [
+    "BaselineInputs",
+    "baseline_inputs",
+    "fit_baselines",
+    "fit_context_baselines",
+    "predict_baselines",
+    "with_neighbors",
+]

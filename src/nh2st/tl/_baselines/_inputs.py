@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nh2st._patches import Windows, plan_windows
+from nh2st._patches import Windows
+from nh2st._scale import scaled_windows
 from nh2st._sections import Section
 from nh2st.nn import Encoder
 from nh2st.tl._baselines._colour_texture import colour_texture
@@ -76,6 +77,7 @@ def baseline_inputs(
     def features(of: Sequence[Windows]) -> np.ndarray:
         return frozen_features(encoder, sections, of, device).astype(np.float32)
 
+    twice = [scaled_windows(*pair, 2) for pair in zip(sections, windows, strict=True)]
     return BaselineInputs(
         colour_texture=colour_texture(sections, windows),
         features=features(windows),
@@ -83,11 +85,5 @@ def baseline_inputs(
         coordinates=np.concatenate([one.xy for one in sections]),
         section=section,
         group=group,
-        features_2x=features(list(map(_doubled, sections, windows))) if twice_the_side else None,
+        features_2x=features(twice) if twice_the_side else None,
     )
-
-
-def _doubled(section: Section, windows: Windows) -> Windows:
-    """Windows of twice the side around the same spots, of as many pixels."""
-    side = 2 * windows.side * windows.level.scale
-    return plan_windows(section.image, section.pixels, side, windows.patch_px)

@@ -31,7 +31,9 @@ class LinearMap:
         return features @ self.coefficients.astype(np.float32) + self.intercept.astype(np.float32)
 
 
-def fit_ridge(features: np.ndarray, expression: np.ndarray, folds: np.ndarray) -> LinearMap:
+def fit_ridge(
+    features: np.ndarray, expression: np.ndarray, folds: np.ndarray, *, standardize: bool = True
+) -> LinearMap:
     """Standardised columns, 256 principal components (or as many as there are), and ridge regression.
 
     This is the recipe of HEST-Benchmark, but for the penalty: that with the highest mean PCC per gene in
@@ -46,6 +48,8 @@ def fit_ridge(features: np.ndarray, expression: np.ndarray, folds: np.ndarray) -
         Training rows (n, n_genes).
     folds
         Which group each training row belongs to (n,); groups are not divided.
+    standardize
+        Whether columns are brought to the same variance; not where they are components, whose variance is telling.
 
     Raises
     ------
@@ -61,6 +65,8 @@ def fit_ridge(features: np.ndarray, expression: np.ndarray, folds: np.ndarray) -
         raise ValueError(msg)
     columns, mean, scale = standardized(features.astype(np.float32, copy=False))
     varies = scale > 0
+    if not standardize:
+        columns, scale = features - mean.astype(np.float32), varies.astype(float)
     coefficients = np.zeros((features.shape[1], expression.shape[1]))
     if varies.any():
         pca = PCA(min(_COMPONENTS, len(columns), varies.sum()), random_state=0)
