@@ -196,7 +196,7 @@ def test_configuration_that_makes_no_context_network(change, message):
     [
         {"patch_scales": (1.0, 2.0)},
         {"orientations": 8},
-        {"standardize": False},
+        {"normalize": "none"},
         {"components": 64},
         {"neighbors": "none"},
         {"input_dropout": 0.1},

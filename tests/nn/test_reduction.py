@@ -25,8 +25,8 @@ def _standardized(section: np.ndarray) -> np.ndarray:
     return StandardScaler().fit_transform(section.astype(float))
 
 
-def _fitted(sections: list[np.ndarray], n_components: int, **settings: bool) -> Reduction:
-    reduction = Reduction(sections[0].shape[1], n_components, **settings)
+def _fitted(sections: list[np.ndarray], n_components: int, *, normalize: str = "standardize") -> Reduction:
+    reduction = Reduction(sections[0].shape[1], n_components, normalize=normalize)
     reduction.fit([[section] for section in sections])
     return reduction
 
@@ -39,11 +39,12 @@ def _assert_components(tokens: np.ndarray, fitted: np.ndarray, scored: np.ndarra
 
 
 @pytest.mark.parametrize("n", [40, 7], ids=["more spots than features", "fewer"])
-@pytest.mark.parametrize("standardize", [True, False])
-def test_tokens_are_the_scores_of_principal_components(n, standardize):
+@pytest.mark.parametrize("normalize", ["center", "standardize", "none"])
+def test_tokens_are_the_scores_of_principal_components(n, normalize):
     sections = [_section(n, 0), _section(n - 2, 1)]
-    reduction = _fitted(sections, 5, standardize=standardize)
-    prepared = [_standardized(section) if standardize else section.astype(float) for section in sections]
+    reduction = _fitted(sections, 5, normalize=normalize)
+    scaler = StandardScaler(with_mean=normalize != "none", with_std=normalize == "standardize")
+    prepared = [scaler.fit_transform(section.astype(float)) for section in sections]
     tokens = np.concatenate([reduction.tokens([section]) for section in sections])
     assert tokens.dtype == np.float32
     assert tokens[:, 0].std() == pytest.approx(1, rel=1e-5)
@@ -59,13 +60,13 @@ def test_a_new_section_is_standardised_by_itself():
 
 def test_without_standardisation_the_level_of_a_section_stays():
     section = _section(60, 0)
-    reduction = _fitted([section], 4, standardize=False)
+    reduction = _fitted([section], 4, normalize="none")
     assert abs(reduction.tokens([section + 1]) - reduction.tokens([section])).max() > 0.1
 
 
 def test_patch_scales_are_joined():
     near, far = _section(40, 0), _section(40, 1)
-    reduction = Reduction(2 * N_FEATURES, 6)
+    reduction = Reduction(2 * N_FEATURES, 6, normalize="standardize")
     reduction.fit([[near, far]])
     joined = _standardized(np.hstack([near, far]))
     _assert_components(reduction.tokens([near, far]), joined, joined)
@@ -76,7 +77,7 @@ def test_patch_scales_are_joined():
 def test_components_are_those_of_the_chosen_rows_after_standardising_over_all():
     sections = [_section(50, 0), _section(40, 1)]
     rows = [np.arange(20, 45), np.array([3, 1, 17])]
-    reduction = Reduction(N_FEATURES, 4)
+    reduction = Reduction(N_FEATURES, 4, normalize="standardize")
     reduction.fit([[section] for section in sections], rows)
     prepared = [_standardized(section) for section in sections]
     chosen = np.concatenate([section[which] for section, which in zip(prepared, rows, strict=True)])
@@ -128,7 +129,7 @@ def test_chunks_make_no_difference(monkeypatch, rows):
 @pytest.mark.parametrize(("n", "rank"), [(40, 3), (4, 3), (4, N_FEATURES)])
 def test_components_beyond_the_rank_are_zero(n, rank):
     section = _section(n, 0, rank=rank)
-    tokens = _fitted([section], 20, standardize=False).tokens([section])
+    tokens = _fitted([section], 20, normalize="none").tokens([section])
     assert tokens.shape == (n, 20)
     _assert_components(tokens[:, :3], section, section)
     np.testing.assert_array_equal(tokens[:, 3:], 0)
@@ -142,14 +143,14 @@ def test_the_largest_weight_of_each_component_is_positive(n):
 
 def test_a_second_fit_replaces_the_first():
     first, second = _section(40, 0), _section(40, 1, rank=2)
-    reduction = _fitted([first], 4, standardize=False)
+    reduction = _fitted([first], 4, normalize="none")
     reduction.fit([[second]])
-    np.testing.assert_array_equal(reduction.tokens([second]), _fitted([second], 4, standardize=False).tokens([second]))
+    np.testing.assert_array_equal(reduction.tokens([second]), _fitted([second], 4, normalize="none").tokens([second]))
 
 
 def test_a_fitted_reduction_is_restored_from_its_state():
     section = _section(40, 0)
-    fitted, restored = _fitted([section], 4), Reduction(N_FEATURES, 4)
+    fitted, restored = _fitted([section], 4), Reduction(N_FEATURES, 4, normalize="standardize")
     restored.load_state_dict(fitted.state_dict())
     np.testing.assert_array_equal(restored.tokens([section]), fitted.tokens([section]))
     assert not list(fitted.parameters()), "no optimiser may change it"

@@ -14,6 +14,7 @@ from spatialdata import SpatialData, deepcopy
 import nh2st as nh
 
 SETTINGS: dict[str, Any] = {
+    "variant": "paper",
     "encoder": "test_resnet",
     "encoder_weights": None,
     "network": {"width": 32, "heads": 2},

@@ -15,8 +15,10 @@ from sklearn.preprocessing import StandardScaler
 from spatialdata import SpatialData
 
 import nh2st as nh
+from nh2st._sections import find_spots
 from nh2st.nn import ContextNetwork
 from nh2st.tl import _context
+from nh2st.tl._split import validation_split
 
 DRIVEN = [f"gene{number}" for number in range(4)]
 SECTIONS = ("A", "B", "C")
@@ -114,8 +116,7 @@ def test_validation_spots_are_held_out_first_and_trained_on_in_the_end(sdata, tr
     assert all(np.isfinite([row["val_pearson"], row["val_mse"]]).all() for row in model.history)
 
 
-@pytest.mark.parametrize("part", ["counts", "image"])
-def test_scores_of_validation_are_those_of_the_first_training(sdata, train_context, fits, part):
+def test_scores_of_validation_are_those_of_the_first_training(sdata, train_context, fits):
     model = train_context(sdata)
     trial, final = fits
     section = held_out(model)
@@ -125,16 +126,27 @@ def test_scores_of_validation_are_those_of_the_first_training(sdata, train_conte
     assert model.history[-1]["val_pearson"] == pytest.approx(frame["pearson"].mean(), abs=1e-4)
     assert [row["loss"] for row in model.history] == [row["loss"] for row in final.history]
     here = (sdata["table"].obs["region"] == section).to_numpy()
-    if part == "counts":
-        counts = sdata["table"].X.toarray()
-        counts[here] = counts[here][::-1]
-        sdata["table"].X = csr_matrix(counts)
-    else:
-        sdata[f"{section}_image"].data = sdata[f"{section}_image"].data[:, ::-1]
+    counts = sdata["table"].X.toarray()
+    counts[here] = counts[here][::-1]
+    sdata["table"].X = csr_matrix(counts)
     train_context(sdata, genes=model.genes)
-    if part == "counts":
-        assert same(weights(fits[2]), weights(trial)), "nothing measured there is known"
+    before, after = trial.network.state_dict(), fits[2].network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items()), "nothing measured there is known"
     assert not same(weights(fits[3]), weights(final)), "it is trained on in the end"
+
+
+def test_nothing_measured_in_a_validation_block_is_known_at_first(make_sdata, train_context, fits):
+    sdata = make_sdata(("A",), side=6)
+    genes = ["gene0", "gene5"]
+    train_context(sdata, genes=genes)
+    (section,) = find_spots(sdata)
+    block = validation_split([section], [np.full(36, "donor0", dtype=object)], seed=0).validation
+    counts = sdata["table"].X.toarray()
+    counts[block] = 3 * counts[block][::-1] + 7
+    sdata["table"].X = csr_matrix(counts)
+    train_context(sdata, genes=genes)
+    before, _, after, _ = (model.network.state_dict() for model in fits)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_size_of_errors_is_that_of_the_validation_spots(sdata, train_context, fits):
@@ -158,21 +170,22 @@ def test_output_is_around_the_mean_level_of_the_sections(sdata, train_context):
     np.testing.assert_allclose(model.network.spread, expected.std(ddof=0).mean(), rtol=1e-4)
 
 
-def test_components_are_those_of_the_standardised_features(sdata, train_context, cut_by_hand):
-    model = train_context(sdata)
+@pytest.mark.parametrize("normalize", ["center", "standardize", "none"])
+def test_components_are_those_of_the_normalised_features(sdata, train_context, cut_by_hand, normalize):
+    model = train_context(sdata, network={"normalize": normalize}, max_epochs=1)
     encoder, reduction = model.network.encoder, model.network.reduction
     features = []
     for section in SECTIONS:
         with torch.inference_mode():
             patches = [torch.from_numpy(cut_by_hand(sdata, section, side)) for side in (32, 64)]
             features.append([encoder.features(one).half().numpy() for one in patches])
+    # Some channels of the small encoder are constant, which this scaler leaves 0.
+    scaler = StandardScaler(with_mean=normalize != "none", with_std=normalize == "standardize")
     joined = [np.concatenate(parts, axis=1).astype(np.float64) for parts in features]
-    # Some channels of the small encoder are constant.
-    standardised = np.concatenate([StandardScaler().fit_transform(one) for one in joined])
-    scores = PCA(8).fit_transform(standardised)
+    scores = PCA(8).fit_transform(np.concatenate([scaler.fit_transform(one) for one in joined]))
     tokens = np.concatenate([reduction.tokens(parts) for parts in features])
     signs = np.sign((tokens * scores).sum(axis=0))
-    np.testing.assert_allclose(tokens, signs * scores / scores[:, 0].std(), atol=2e-3)
+    np.testing.assert_allclose(tokens, signs * scores / scores[:, 0].std(), atol=5e-3)
 
 
 def test_labels_are_standardised_within_sections(sdata, train_context, monkeypatch):
@@ -195,7 +208,7 @@ def test_labels_are_standardised_within_sections(sdata, train_context, monkeypat
 @pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
 def test_likelihoods_of_counts_learn_in_the_units_of_the_target(trained_context, train_context, likelihood):
     sdata, _ = trained_context
-    settings = {"sections": SECTIONS, "max_epochs": 15, "learning_rate": 1e-2}
+    settings = {"sections": SECTIONS, "max_epochs": 10, "learning_rate": 1e-2}
     model = train_context(sdata, network={"likelihood": likelihood}, **settings)
     nh.tl.predict(sdata, model, sections=["D"])
     frame = nh.tl.evaluate(sdata).query("truth == 'raw'").set_index(["gene", "model"])
@@ -247,7 +260,7 @@ def test_without_weights_there_is_no_gene_branch(trained_context):
     ("settings", "message"),
     [
         ({"variant": "best"}, "variant must be one of 'context', 'paper', not 'best'"),
-        ({"network": {"variant": "context"}}, "network= names a variant; give `variant=`"),
+        ({"network": {"variant": "context"}}, "network= names .*variant.*; give `variant=`"),
         ({"fine_tune": "all"}, "fine_tune must be 'none'.*variant='paper', save the model.*encoder_weights="),
         ({"fine_tune": 1}, "fine_tune must be 'none'"),
         ({"network": {"likelihood": "poisson"}, "target": "paper"}, "'poisson'.*'paper' averages.*target='default'"),
@@ -290,10 +303,3 @@ def test_sections_of_few_spots_and_constant_genes(make_sdata, train_context):
     target = measured(sdata, model)["gene0"][table.obs["used"]]
     of_large = target.groupby(table.obs["region"].astype(str)[table.obs["used"]]).std(ddof=0)[["A", "C"]].mean()
     assert model.network.spread[0].item() == pytest.approx(of_large, rel=1e-4)
-
-
-def test_compiled_network_is_the_same_model(sdata, train_context, monkeypatch):
-    plain = train_context(sdata)
-    compile_by_torch = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function: compile_by_torch(function, backend="eager"))
-    assert train_context(sdata, compile=True).sha256 == plain.sha256

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -17,7 +14,9 @@ from sklearn.model_selection import GroupKFold
 from spatialdata import SpatialData, deepcopy, read_zarr
 
 import nh2st as nh
-from nh2st.nn import ContextNetwork, NeighborBatch
+from nh2st.nn import ContextNetwork
+from nh2st.tl._context import tokens_of
+from nh2st.tl._prepare import TrainingSpots
 
 LAYERS = ("nh2st", "nh2st_std", "nh2st_ridge")
 SIDE = 6
@@ -46,8 +45,7 @@ def tokens_by_hand(network: ContextNetwork, patches: list[np.ndarray]) -> torch.
     for images in patches:
         with torch.inference_mode():
             values = network.encoder.features(torch.from_numpy(images)).half().double().numpy()
-        deviation = values.std(axis=0)
-        parts.append((values - values.mean(axis=0)) / np.where(deviation > 0, deviation, np.inf))
+        parts.append(values - values.mean(axis=0))
     centered = np.concatenate(parts, axis=1) - network.reduction.mean.numpy()
     return torch.from_numpy(centered @ network.reduction.components.double().numpy()).float()
 
@@ -112,10 +110,11 @@ def test_masked_spots_are_no_neighbours(trained_context, cut_by_hand):
 
 
 @pytest.mark.parametrize("spots", [[14], [14, 15, 20]])
-def test_sections_of_very_few_spots(trained_context, cut_by_hand, spots):
+def test_sections_of_very_few_spots(trained_context, cut_by_hand, caplog, spots):
     sdata, model = trained_context
     sdata["table"].obs["few"] = sdata["table"].obs["instance_id"].isin(spots)
     nh.tl.predict(sdata, model, sections=["D"], spots="few")
+    assert f"Section 'D' has {len(spots)} spots: features are taken relative to their mean" in caplog.text
     tokens = tokens_by_hand(model.network, [cut_by_hand(sdata, "D", side)[spots] for side in (32, 64)])
     others = [[other for other in range(len(spots)) if other != spot] for spot in range(len(spots))]
     mean, _ = predicted_by_hand(model.network, tokens, others)
@@ -126,7 +125,7 @@ def test_sections_of_very_few_spots(trained_context, cut_by_hand, spots):
 @pytest.mark.parametrize("neighbors", ["attention", "mean", "none"])
 def test_pixels_of_neighbours_reach_the_prediction(make_sdata, train_context, neighbors):
     sdata = make_sdata(("A", "B"), side=SIDE)
-    model = train_context(sdata, network={"neighbors": neighbors, "patch_scales": [1.0], "standardize": False})
+    model = train_context(sdata, network={"neighbors": neighbors, "patch_scales": [1.0], "normalize": "none"})
     near = deepcopy(sdata)
     nh.tl.predict(sdata, model)
     painted = paint(near, "A", spot=14)
@@ -142,7 +141,7 @@ def test_pixels_of_neighbours_reach_the_prediction(make_sdata, train_context, ne
 
 def test_larger_patches_reach_beyond_the_spot(make_sdata, train_context):
     sdata = make_sdata(("A", "B"), side=SIDE)
-    network = {"neighbors": "none", "standardize": False}
+    network = {"neighbors": "none", "normalize": "none"}
     for scales, reaches in (([1.0], False), ([2.0], True)):
         model = train_context(sdata, network=network | {"patch_scales": scales})
         nh.tl.predict(sdata, model)
@@ -155,16 +154,29 @@ def test_larger_patches_reach_beyond_the_spot(make_sdata, train_context):
         assert change[16] < 1e-6
 
 
-def test_stain_of_a_section_has_no_part(trained_context):
-    _, model = trained_context
-    reduction = copy.deepcopy(model.network.reduction)
-    rng = np.random.default_rng(0)
-    n_features = model.network.encoder.n_features
-    parts = [rng.gamma(2, 1, (50, n_features)).astype(np.float32) for _ in range(2)]
-    changed = [part * rng.uniform(0.2, 5, n_features) + rng.normal(0, 3, n_features) for part in parts]
-    np.testing.assert_allclose(reduction.tokens(changed), reduction.tokens(parts), atol=1e-4)
-    reduction.standardize = False
-    assert abs(reduction.tokens(changed) - reduction.tokens(parts)).max() > 0.5
+@pytest.mark.parametrize("normalize", ["none", "center", "standardize"])
+def test_what_stain_adds_to_a_whole_section_is_taken_away(normalize):
+    network = ContextNetwork(
+        nh.nn.NetworkConfig.for_variant(
+            "context", n_genes=1, encoder="test_resnet", patch_px=32, components=4, normalize=normalize
+        ),
+        encoder_weights=None,
+    )
+    rng, section = np.random.default_rng(0), np.repeat([0, 1], 30)
+    features = rng.gamma(2, 1, (60, network.n_features)).astype(np.float32)
+    scales = np.split(features[:30], 2, axis=1), np.split(features[30:], 2, axis=1)
+    network.reduction.fit(scales)
+
+    def change(shift: float, factor: float) -> float:
+        """How far the tokens are from what they were."""
+        changed = features.copy()
+        changed[30:] = changed[30:] * factor ** rng.uniform(-1, 1, network.n_features) + shift
+        spots = [TrainingSpots(one, *[np.zeros((60, 1))] * 3, section, np.zeros(60)) for one in (features, changed)]
+        return float(abs(np.subtract(*(tokens_of(network, one) for one in spots))).max())
+
+    assert (change(shift=3, factor=1) < 1e-4) == (normalize != "none")
+    assert (change(shift=3, factor=2) < 1e-4) == (normalize == "standardize")
+    assert change(shift=0, factor=1) == 0
 
 
 def test_expression_is_not_looked_at(trained_context):
@@ -261,9 +273,9 @@ def test_results_survive_zarr(trained_context, tmp_path):
     assert list(nh.get.predicted(again).var_names) == model.genes
 
 
-def test_another_network_takes_the_standard_deviations_away(trained_context, trained):
+def test_another_network_takes_the_standard_deviations_away(trained_context, train):
     sdata, model = trained_context
-    _, paper = trained
+    paper = train(sdata, sections=["A"])
     nh.tl.predict(sdata, model)
     frame = nh.tl.evaluate(sdata)
     assert set(frame["model"]) == {"model", "ridge", "training mean"}
@@ -271,6 +283,15 @@ def test_another_network_takes_the_standard_deviations_away(trained_context, tra
     assert set(sdata["table"].layers) == {"nh2st", "nh2st_ridge"}
     nh.tl.predict(sdata, model, baselines=False)
     assert set(sdata["table"].layers) == {"nh2st", "nh2st_std"}
+
+
+def test_foreign_layers_are_not_taken_for_standard_deviations(trained_context, unchanged):
+    sdata, model = trained_context
+    sdata["table"].layers["mine_std"] = np.ones(sdata["table"].shape)
+    with unchanged(sdata), pytest.raises(ValueError, match="layers.'mine_std'. exists and was not written by nh2st"):
+        nh.tl.predict(sdata, model, key_added="mine")
+    nh.tl.predict(sdata, model, key_added="mine", overwrite=True)
+    assert (layer(sdata, "mine_std") != 1).all()
 
 
 def turned(sdata: SpatialData) -> SpatialData:
@@ -289,7 +310,7 @@ def turned(sdata: SpatialData) -> SpatialData:
 @pytest.mark.parametrize("orientations", [1, 8])
 def test_a_turned_slide_is_the_same_slide(make_sdata, train_context, orientations):
     sdata = make_sdata(("A", "B"), side=SIDE)
-    network = {"orientations": orientations, "patch_scales": [1.0], "standardize": False}
+    network = {"orientations": orientations, "patch_scales": [1.0], "normalize": "none"}
     model = train_context(sdata, network=network, max_epochs=4)
     other = turned(sdata)
     nh.tl.predict(sdata, model)

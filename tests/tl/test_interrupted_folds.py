@@ -96,6 +96,8 @@ def test_folder_of_another_run(build, cross_validate, unchanged):
         ({"groups": {"A": "p", "B": "q", "C": "p"}}, "genes, groups changed"),
         ({"sections": ["A", "B"]}, "sections"),
         ({"settings": {"a": {}, "b": {"max_epochs": 2}}}, "settings changed"),
+        ({"settings": {"a": {"max_epochs": 2}}}, "settings changed"),
+        ({"variant": "context", "network": {"components": 8}}, "variant, network changed"),
     ):
         with unchanged(sdata), pytest.raises(ValueError, match=message):
             cross_validate(sdata, **{"baselines": False} | changed)

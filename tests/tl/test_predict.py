@@ -298,7 +298,7 @@ def test_sections_can_be_predicted_one_by_one(trained):
     sdata, model = trained
     nh.tl.predict(sdata, model)
     together = layer_of(sdata)
-    del sdata["table"].layers["nh2st"], sdata["table"].uns["nh2st"]["nh2st"]
+    del sdata["table"].layers["nh2st"], sdata["table"].layers["nh2st_ridge"], sdata["table"].uns["nh2st"]["nh2st"]
     for section in ("D", "A"):
         nh.tl.predict(sdata, model, sections=[section])
     rows = sdata["table"].obs["region"].isin(["A", "D"]).to_numpy()

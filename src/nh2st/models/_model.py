@@ -167,7 +167,8 @@ class Model:
         )
         form = ", rounded to half precision, for prediction" if self.inference_only else ""
         patch = f"{self.patch_px} px" + ("" if self.patch_um is None else f" of {self.patch_um:g} um")
-        best = max((row["val_pearson"] for row in self.history if "val_pearson" in row), default=float("nan"))
+        scores = [row["val_pearson"] for row in self.history if "val_pearson" in row] or [float("nan")]
+        kept = f"best mean PCC {max(scores):.3f}" if self.config.variant == "paper" else f"mean PCC {scores[-1]:.3f}"
         first = ", ".join(self.genes[:5]) + (", ..." if len(self.genes) > 5 else "")
         lines = [
             f"{self.name}",
@@ -177,7 +178,7 @@ class Model:
             f"  encoder      {self.config.encoder}",
             f"  weights      {weights / 1e6:.1f} million{form}",
             f"  trained on   {', '.join(self.provenance.get('sections', [])) or 'unknown'}",
-            f"  validation   best mean PCC {best:.3f} ({self.provenance.get('validation', 'unknown split')})",
+            f"  validation   {kept} ({self.provenance.get('validation', 'unknown split')})",
         ]
         return "\n".join(lines)
 

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 VARIANTS = ("paper", "context")
 NEIGHBORS = ("attention", "mean", "none")
+NORMALIZE = ("center", "standardize", "none")
 LIKELIHOODS = ("mse", "poisson", "negative_binomial")
 ORIENTATIONS = (1, 8)
 
@@ -26,7 +27,7 @@ _CONTEXT = {
 CONTEXT_ONLY = (
     "patch_scales",
     "orientations",
-    "standardize",
+    "normalize",
     "components",
     "neighbors",
     "input_dropout",
@@ -36,6 +37,7 @@ CONTEXT_ONLY = (
 _CHOICES: dict[str, tuple[str | int, ...]] = {
     "variant": VARIANTS,
     "neighbors": NEIGHBORS,
+    "normalize": NORMALIZE,
     "likelihood": LIKELIHOODS,
     "orientations": ORIENTATIONS,
 }
@@ -97,8 +99,8 @@ class NetworkConfig:
     """Context network: sides of the patches in which a spot is seen, as multiples of the patch size."""
     orientations: int = 1
     """Context network: 8 averages the features of a patch over its flips and quarter turns, at 8 times the cost."""
-    standardize: bool = True
-    """Context network: whether features are standardised within each section, which takes away stain and scanner."""
+    normalize: str = "center"
+    """Context network: what is done to features within each section, ``"center"``, ``"standardize"`` or ``"none"``."""
     components: int = 128
     """Context network: principal components of the features that are kept."""
     neighbors: str = "attention"

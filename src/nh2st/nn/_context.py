@@ -73,7 +73,7 @@ class ContextNetwork(nn.Module):
         self.encoder.map_shape(config.patch_px)
         self.n_features = self.encoder.n_features * len(config.patch_scales)
         """Number of features of a spot, in all patch scales."""
-        self.reduction = Reduction(self.n_features, config.components, standardize=config.standardize)
+        self.reduction = Reduction(self.n_features, config.components, normalize=config.normalize)
         self.members = nn.ModuleList(ContextMember(config, config.components) for _ in range(config.members))
         self.register_buffer("level", torch.zeros(config.n_genes))
         self.register_buffer("spread", torch.ones(config.n_genes))

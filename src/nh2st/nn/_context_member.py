@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nh2st.nn._config import NetworkConfig
-from nh2st.nn._neighbor_attention import NeighborContext
+from nh2st.nn._neighbor_attention import NeighborContext, neighbors_or_self
 
 
 class MemberOutput(NamedTuple):
@@ -55,6 +55,7 @@ class ContextMember(nn.Module):
         if expression is None or not any(self.teaches):
             return MemberOutput(signal, None, None, None, None)
         genes = self.genes(expression)
-        weights = (present / present.sum(dim=1, keepdim=True)).to(genes.dtype)
-        around = (weights.unsqueeze(-1) * genes).sum(dim=1)
-        return MemberOutput(signal, hidden, genes[:, 0], context, around)
+        around = neighbors_or_self(present)
+        weights = (around / around.sum(dim=1, keepdim=True)).to(genes.dtype)
+        mean = (weights.unsqueeze(-1) * genes).sum(dim=1)
+        return MemberOutput(signal, hidden, genes[:, 0], context, mean)

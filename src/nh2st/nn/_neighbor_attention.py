@@ -4,6 +4,13 @@ import torch
 from torch import Tensor, nn
 
 
+def neighbors_or_self(present: Tensor) -> Tensor:
+    """Nodes (B, N) of each neighbourhood without the spot itself, the first; the spot alone where it has none."""
+    chosen = present.clone()
+    chosen[:, 0] = ~present[:, 1:].any(dim=1)
+    return chosen
+
+
 class NeighborContext(nn.Module):
     """What the neighbours' images add to the embedding of a spot.
 
@@ -53,9 +60,7 @@ class NeighborContext(nn.Module):
         -------
         Summaries (B, width).
         """
-        present = present.clone()
-        present[:, 0] = ~present[:, 1:].any(dim=1)
-        weights = self._weights(tokens, present)
+        weights = self._weights(tokens, neighbors_or_self(present))
         # Tokens are averaged before they are projected, once a spot instead of once a neighbour.
         return torch.einsum("bhf,hdf->bhd", weights @ tokens, self._heads(self.value)).flatten(1)
 

@@ -19,9 +19,10 @@ class Reduction(nn.Module):
         Number of features of a spot.
     n_components
         Components kept; those beyond the rank of the features that they were fitted on are 0.
-    standardize
-        Whether each feature is first brought to mean 0 and standard deviation 1 within its section. No label takes part
-        in it, so that it is done for new sections too; it takes away what stain and scanner add to all spots.
+    normalize
+        What is first done to each feature within its section: ``"center"`` brings it to mean 0, ``"standardize"`` also
+        to standard deviation 1, ``"none"`` leaves it. No label takes part in it, so that it is done for new sections
+        too; it takes away what stain and scanner add to all spots.
 
     Examples
     --------
@@ -37,9 +38,9 @@ class Reduction(nn.Module):
     mean: Tensor
     components: Tensor
 
-    def __init__(self, n_features: int, n_components: int, *, standardize: bool = True) -> None:
+    def __init__(self, n_features: int, n_components: int, *, normalize: str = "center") -> None:
         super().__init__()
-        self.standardize = standardize
+        self.normalize = normalize
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("components", torch.zeros(n_features, n_components))
 
@@ -51,13 +52,13 @@ class Reduction(nn.Module):
         sections
             Of each section the features (n, C) in each patch scale, which are joined.
         rows
-            Positions of the spots of each section that have a part; all where absent. The standardisation is over all.
+            Positions of the spots of each section that have a part; all where absent. Sections are normalised over all
+            their spots.
         """
         chosen = rows if rows is not None else [np.arange(len(parts[0])) for parts in sections]
-        pairs = zip(sections, chosen, strict=True)
         features = [
-            np.concatenate([np.concatenate(list(self._chunks(part)))[which] for part in parts], axis=1)
-            for parts, which in pairs
+            np.concatenate([self._normalized(part, which) for part in parts], axis=1)
+            for parts, which in zip(sections, chosen, strict=True)
         ]
         values = torch.from_numpy(np.concatenate(features)).double()
         mean = values.mean(dim=0)
@@ -90,23 +91,36 @@ class Reduction(nn.Module):
         """Give what the features (n, C) of one section in one patch scale, by its number, add to the tokens."""
         columns = slice(scale * features.shape[1], (scale + 1) * features.shape[1])
         mean, components = self.mean[columns].cpu().numpy(), self.components[columns].cpu().numpy()
-        return np.concatenate([(chunk - mean) @ components for chunk in self._chunks(features)])
+        chunks = np.split(np.arange(len(features)), range(_ROWS, len(features), _ROWS))
+        moments = self._moments(features)
+        return np.concatenate([(_scaled(features[rows], moments) - mean) @ components for rows in chunks])
 
-    def _chunks(self, features: np.ndarray) -> Iterator[np.ndarray]:
-        """Features in float32, a few thousand rows at a time, as those of a whole slide are large."""
-        mean, scale = _moments(features) if self.standardize else (np.float32(0), np.float32(1))
-        for start in range(0, len(features), _ROWS):
-            yield (features[start : start + _ROWS].astype(np.float32) - mean) * scale
+    def _normalized(self, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Some rows in float32, normalised by the moments of all."""
+        return _scaled(features[rows], self._moments(features))
+
+    def _moments(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is taken from each feature, and what it is then multiplied with."""
+        n_features = features.shape[1]
+        if self.normalize == "none":
+            return np.zeros(n_features, dtype=np.float32), np.ones(n_features, dtype=np.float32)
+        mean = sum(chunk.sum(axis=0) for chunk in _chunks(features)) / len(features)
+        if self.normalize == "center":
+            return mean.astype(np.float32), np.ones(n_features, dtype=np.float32)
+        deviation = np.sqrt(sum(((chunk - mean) ** 2).sum(axis=0) for chunk in _chunks(features)) / len(features))
+        varies = deviation > _LEAST_DEVIATION * np.maximum(np.abs(mean), 1)
+        return mean.astype(np.float32), np.where(varies, 1 / np.where(varies, deviation, 1), 0).astype(np.float32)
 
 
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, and inverse of the standard deviation, 0 for features that are constant."""
-    chunks = [features[start : start + _ROWS].astype(np.float64) for start in range(0, len(features), _ROWS)]
-    mean = sum(chunk.sum(axis=0) for chunk in chunks) / len(features)
-    deviation = np.sqrt(sum(((chunk - mean) ** 2).sum(axis=0) for chunk in chunks) / len(features))
-    varies = deviation > _LEAST_DEVIATION * np.maximum(np.abs(mean), 1)
-    scale = np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0)
-    return mean.astype(np.float32), scale.astype(np.float32)
+def _chunks(features: np.ndarray) -> Iterator[np.ndarray]:
+    """A few thousand rows at a time in double precision, as the features of a whole slide are large."""
+    for start in range(0, len(features), _ROWS):
+        yield features[start : start + _ROWS].astype(np.float64)
+
+
+def _scaled(features: np.ndarray, moments: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    mean, scale = moments
+    return (features.astype(np.float32) - mean) * scale
 
 
 def _principal_components(centered: Tensor, n_components: int) -> Tensor:

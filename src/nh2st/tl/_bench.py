@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -129,16 +128,14 @@ class Bench:
         start = recipe.new_model(panel)
         expression = self.expression(fold.training, panel, start.target)
         images = self.images(recipe, start.network)
-        overlap = overlap_of(self.sections, self.windows(recipe))
+        overlap = overlap_of(self.sections, self.windows(recipe), recipe.largest_scale)
         spots = TrainingSpots(images, expression, self.neighbors, self.coordinates, self.section, overlap)
         if start.config.likelihood != "mse":
             counts, totals = counts_of(self.sections, panel, start.target, self.layer)
             spots = replace(spots, counts=counts, totals=totals)
-        folder = Path(tempfile.mkdtemp(prefix="nh2st-"))
-        run = Run(spots, split, recipe.schedule(), self.place, 1, folder, None)
-        model = train_rows(start, run, fold.training)
-        shutil.rmtree(folder)
-        return model, spots
+        with tempfile.TemporaryDirectory(prefix="nh2st-") as folder:
+            run = Run(spots, split, recipe.schedule(), self.place, 1, Path(folder), None)
+            return train_rows(start, run, fold.training), spots
 
 
 def warn_of_flagged_genes(sections: Sequence[Section], genes: object) -> None:

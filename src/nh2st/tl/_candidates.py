@@ -52,7 +52,8 @@ def candidates_of(
     allowed = [field.name for field in fields(Recipe) if field.name not in _SHARED]
     _check_names(training, [*allowed, *_PLACE], "")
     defaults = {name: one.default for name, one in inspect.signature(train).parameters.items()}
-    given = defaults | {"variant": VARIANT} | shared | dict(training)
+    given = defaults | shared | dict(training)
+    given["variant"] = given["variant"] or VARIANT
     recipe = Recipe(**{field.name: given[field.name] for field in fields(Recipe)})
     place = resolve_place(given["device"], given["precision"], devices=1, num_nodes=1, strategy="auto")
     named = {SINGLE: recipe}

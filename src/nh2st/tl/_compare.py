@@ -14,6 +14,7 @@ _REPETITIONS = ("fold", "seed")
 _ERRORS = ("mse", "mae", "nrmse")
 _INTERVAL = (2.5, 97.5)
 _ALL = "all"
+_SAMPLES_AT_ONCE = 256
 
 
 def compare(
@@ -120,8 +121,14 @@ def _pairs(scores: pd.DataFrame, model: str, baseline: str, metric: str, truth: 
     if chosen.duplicated([*keys, *(name for name in _REPETITIONS if name in chosen)]).any():
         msg = "Scores of a gene are given twice. Tell repeated runs apart by a column `seed` before they are joined."
         raise ValueError(msg)
-    means = chosen.groupby(keys, sort=False)["value"].mean().unstack("model")
-    return pd.DataFrame({"model": means[model], "baseline": means[baseline]})
+    repetitions = [name for name in _REPETITIONS if name in chosen]
+    wide = chosen.set_index(["section", "gene", *repetitions, "model"])["value"].unstack("model")
+    both = wide[[model, baseline]].set_axis(["model", "baseline"], axis=1)
+    if not both.notna().all(axis=1).any():
+        # Runs that share no seed, such as those of a baseline that was fitted once.
+        return both.groupby(level=["section", "gene"], sort=False).mean()
+    both[both.isna().any(axis=1)] = np.nan
+    return both.groupby(level=["section", "gene"], sort=False).mean()
 
 
 def _row(parts: list[pd.DataFrame], sign: int, n_bootstrap: int, rng: np.random.Generator) -> dict[str, float]:
@@ -149,6 +156,7 @@ def _resampled(differences: list[np.ndarray], n_bootstrap: int, rng: np.random.G
     means = np.empty(drawn.shape)
     for number, values in enumerate(differences):
         mine = drawn == number
-        times = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=int(mine.sum()))
-        means[mine] = times @ values / len(values)
+        chunks = np.array_split(np.arange(mine.sum()), -(-int(mine.sum()) // _SAMPLES_AT_ONCE) or 1)
+        sampled = [values[rng.integers(len(values), size=(len(chunk), len(values)))].mean(axis=1) for chunk in chunks]
+        means[mine] = np.concatenate(sampled)
     return means.mean(axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,10 +49,11 @@ def train_context(start: Model, run: Run, rows: np.ndarray, *, new: bool, baseli
     spots = replace(run.spots, images=tokens_of(network, run.spots)).take(rows)
     if baselines:
         start.baselines = fit_context_baselines(spots, spots.images)
-    ready = replace(run, spots=_with_labels(network, start, spots))
-    history = _calibrate(start, ready) if run.split.validation.any() else None
+    tokens = replace(run, spots=spots)
+    history = _calibrate(start, tokens) if run.split.validation.any() else None
     everything = Split(np.zeros(len(spots.section), dtype=bool), run.split.description)
-    model = fit(start, replace(ready, split=everything))
+    labelled = _with_labels(network, start, spots, ~everything.validation)
+    model = fit(start, replace(run, spots=labelled, split=everything))
     if history is not None:
         model.history = [{**before, **row} for before, row in zip(history, model.history, strict=False)]
     return model
@@ -91,6 +92,20 @@ def _scales(network: ContextNetwork, features: np.ndarray) -> list[np.ndarray]:
     return np.split(features, len(network.config.patch_scales), axis=1)
 
 
+def warn_of_few_spots(network: ContextNetwork, names: Sequence[str], sizes: Sequence[int]) -> None:
+    """Say of which sections too few spots are there to know what is common to all of them."""
+    if network.config.normalize == "none":
+        return
+    for name, size in zip(names, sizes, strict=True):
+        if size < _LEAST_SPOTS:
+            logger.warning(
+                "Section %r has %d spots: features are taken relative to their mean, which says little here. Give the "
+                "whole section, or train with network={'normalize': 'none'}.",
+                name,
+                size,
+            )
+
+
 def _fit_components(network: ContextNetwork, spots: TrainingSpots, rows: np.ndarray, seed: int) -> None:
     """Find the components on the training spots, a sample of them where there are many."""
     chosen = np.flatnonzero(rows)
@@ -101,13 +116,15 @@ def _fit_components(network: ContextNetwork, spots: TrainingSpots, rows: np.ndar
     network.reduction.fit(features, [np.flatnonzero(np.isin(section, chosen)) for section in sections])
 
 
-def _with_labels(network: ContextNetwork, model: Model, spots: TrainingSpots) -> TrainingSpots:
+def _with_labels(network: ContextNetwork, model: Model, spots: TrainingSpots, training: np.ndarray) -> TrainingSpots:
     """Spots with their standardised expression and, for count likelihoods, what is expected of the counts.
+
+    Only the boolean `training` (n,) spots get labels; nothing is known of others.
 
     Level and spread of a gene differ between sections with depth and batch, which no image shows; the network learns
     what remains, and predicts around the mean level over the sections.
     """
-    sections = [spots.section == number for number in np.unique(spots.section)]
+    sections = [training & (spots.section == number) for number in np.unique(spots.section[training])]
     levels = np.stack([spots.expression[rows].mean(axis=0) for rows in sections])
     large = [rows for rows in sections if rows.sum() >= _LEAST_SPOTS] or sections
     pooled = np.mean([spots.expression[rows].std(axis=0) for rows in large], axis=0)
@@ -120,7 +137,7 @@ def _with_labels(network: ContextNetwork, model: Model, spots: TrainingSpots) ->
         network.set_output(torch.from_numpy(levels.mean(axis=0)), torch.from_numpy(pooled))
         return replace(spots, labels=labels)
     shares = [_log_shares(spots.counts[rows], spots.totals[rows]) for rows in sections]
-    log_expected = np.empty_like(spots.counts)
+    log_expected = np.zeros_like(spots.counts)
     for rows, share in zip(sections, shares, strict=True):
         log_expected[rows] = share + np.log(np.maximum(spots.totals[rows], 1))[:, None]
     network.set_output(torch.from_numpy(np.mean(shares, axis=0)), torch.from_numpy(pooled))
@@ -137,7 +154,12 @@ def _calibrate(start: Model, run: Run) -> list[dict[str, float]]:
     """Train without the validation spots; set the size of the errors there, and give back the history."""
     with tempfile.TemporaryDirectory(prefix="nh2st-") as folder:
         logger.info("The network is first trained without the validation spots, then on all.")
-        trial = fit(start, replace(run, folder=Path(folder), resume_from=None))
+        labelled = _with_labels(_context_network(start), start, run.spots, ~run.split.validation)
+        try:
+            trial = fit(start, replace(run, spots=labelled, folder=Path(folder), resume_from=None))
+        except KeyboardInterrupt as interruption:
+            msg = "Training stopped before its main run; nothing was kept, and the data are unchanged."
+            raise KeyboardInterrupt(msg) from interruption
     network, spots = _context_network(trial), run.spots
     members = np.flatnonzero(run.split.validation)
     network.set_residual(torch.zeros(network.config.n_genes))

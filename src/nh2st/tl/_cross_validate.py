@@ -9,16 +9,19 @@ from typing import Any, Literal
 import pandas as pd
 
 from nh2st._keys import CROSS_VALIDATION
-from nh2st._sections import ImageData, find_sections
+from nh2st._sections import ImageData, Section, find_sections
 from nh2st._settings import logger
 from nh2st.tl._bench import Bench, warn_of_flagged_genes
 from nh2st.tl._candidates import candidates_of
 from nh2st.tl._fold_files import FoldFolder, FoldResult
 from nh2st.tl._fold_identity import identity_of
-from nh2st.tl._fold_run import TWICE_THE_SIDE, FoldRunner
+from nh2st.tl._fold_run import TWICE_THE_SIDE, FoldRunner, FoldTask
 from nh2st.tl._folds import Fold, Layout, folds_of, warn_of_blocks
+from nh2st.tl._recipe import Recipe
+from nh2st.tl._record import fingerprint
 from nh2st.tl._record_folds import check_layers, record_folds
 from nh2st.tl._split import groups_of
+from nh2st.tl._start import trained_on
 
 
 def cross_validate(
@@ -144,6 +147,9 @@ def cross_validate(
         coordinate_system=coordinate_system,
     )
     check_layers(found, key_added, baselines=bool(baselines), overwrite=overwrite)
+    _check_baselines(baselines)
+    for recipe in (candidates.recipe, *candidates.named.values()):
+        _check_unseen(found, recipe)
     bench = Bench(found, groups_of(found, groups), genes, layer, candidates.place)
     warn_of_flagged_genes(found, genes)
     layout = bench.layout([candidates.recipe, *candidates.named.values()], twice=baselines == TWICE_THE_SIDE)
@@ -151,13 +157,32 @@ def cross_validate(
     folds = folds_of(layout, n_folds)
     inner = [_inner_folds(layout, fold, n_folds) if len(candidates.named) > 1 else [] for fold in folds]
     panels = [bench.panel(fold) for fold in folds]
-    for recipe in candidates.named.values():
+    for recipe in (candidates.recipe, *candidates.named.values()):
         recipe.new_model(panels[0])
+    inner_panels = [[bench.panel(one) for one in folds_within] for folds_within in inner]
     kept = FoldFolder(folder, lambda: identity_of(bench, candidates, panels, n_folds, baselines))
     runner = FoldRunner(bench, candidates.recipe, candidates.named, baselines)
-    results = _run_folds(runner, folds, panels, inner, kept)
+    tasks = [FoldTask(*task) for task in zip(folds, panels, inner, inner_panels, strict=True)]
+    results = _run_folds(runner, tasks, kept)
     record_folds(bench, key_added, folds, results, candidates.recipe)
     return _joined(results)
+
+
+def _check_baselines(baselines: object) -> None:
+    if baselines not in (True, False, TWICE_THE_SIDE):
+        msg = f"baselines must be True, False or {TWICE_THE_SIDE!r}, not {baselines!r}."
+        raise ValueError(msg)
+
+
+def _check_unseen(sections: Sequence[Section], recipe: Recipe) -> None:
+    """Refuse an encoder that was trained on what is tested."""
+    seen = set(trained_on(recipe.encoder_weights))
+    if known := [one.name for one in sections if fingerprint(one) in seen]:
+        msg = (
+            f"The encoder of {recipe.encoder_weights} was trained on section {', '.join(map(repr, known))}, so that "
+            "scores there would be optimistic. Give other `encoder_weights=`, or leave it out with `sections=`."
+        )
+        raise ValueError(msg)
 
 
 def _inner_folds(layout: Layout, fold: Fold, n_folds: int | None) -> list[Fold]:
@@ -167,24 +192,18 @@ def _inner_folds(layout: Layout, fold: Fold, n_folds: int | None) -> list[Fold]:
     return folds_of(layout, most, within=fold.training)
 
 
-def _run_folds(
-    runner: FoldRunner,
-    folds: Sequence[Fold],
-    panels: Sequence[list[str]],
-    inner: Sequence[Sequence[Fold]],
-    kept: FoldFolder,
-) -> list[FoldResult]:
+def _run_folds(runner: FoldRunner, tasks: Sequence[FoldTask], kept: FoldFolder) -> list[FoldResult]:
     results: list[FoldResult] = []
     try:
-        for number, (fold, panel, inner_folds) in enumerate(zip(folds, panels, inner, strict=True), start=1):
+        for number, task in enumerate(tasks, start=1):
             result = kept.read(number)
             if result is None:
-                _log(number, len(folds), fold)
-                result = runner.run(fold, panel, inner_folds)
+                _log(number, len(tasks), task.fold)
+                result = runner.run(task)
                 kept.write(number, result)
             results.append(result)
     except KeyboardInterrupt as error:
-        finished = f"{len(results)} of {len(folds)} folds were finished"
+        finished = f"{len(results)} of {len(tasks)} folds were finished"
         kept_where = "none was kept; with `folder=` they are" if kept.folder is None else f"they are in {kept.folder}"
         msg = f"Cross-validation stopped, and the data are unchanged. {finished}; {kept_where}."
         raise KeyboardInterrupt(msg) from error

@@ -38,8 +38,8 @@ def evaluate(
     Each metric is computed over the spots of one section, for each gene of the panel that the table has, and then
     averaged over sections. It is given on raw truth (every spot as measured) and on smoothed truth (each spot averaged
     with its neighbours), and for the two baselines that :func:`nh2st.tl.train` fitted on the training sections: the
-    training mean of each gene, and PCA + ridge on frozen features of the same encoder. Genes of the panel that the
-    table lacks are counted, and named in the log.
+    training mean of each gene, and a ridge on frozen features of the same encoder (for the context network with those
+    of the neighbours). Genes of the panel that the table lacks are counted, and named in the log.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from nh2st._patches import patches_key
 from nh2st.pp._counts import check_counts
 from nh2st.tl._bench import Bench
 from nh2st.tl._candidates import Candidates
+from nh2st.tl._recipe import Recipe
 
 
 def identity_of(
@@ -28,7 +30,8 @@ def identity_of(
         "package version": version("nh2st"),
         **vars(candidates.recipe),
         "precision": candidates.place.precision,
-        "settings": recipes if len(recipes) > 1 else {},
+        "settings": {} if list(candidates.named.values()) == [candidates.recipe] else recipes,
+        "encoder weights": sorted({_weights(recipe) for recipe in (candidates.recipe, *candidates.named.values())}),
         "n_folds": n_folds,
         "baselines": baselines,
         "genes": panels,
@@ -42,6 +45,12 @@ def identity_of(
         )
         values[f"patches of section {one.name!r}"] = patches_key(one.image, windows)
     return values
+
+
+def _weights(recipe: Recipe) -> str:
+    """Checksum of a file of weights, which may change under its name."""
+    file = Path(recipe.encoder_weights or "")
+    return _digest(np.frombuffer(file.read_bytes(), dtype=np.uint8)) if file.is_file() else ""
 
 
 def _digest(*parts: str | np.ndarray) -> str:

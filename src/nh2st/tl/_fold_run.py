@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,16 @@ _LEAST_SPOTS = 3
 _LABELS = ["section", "gene", "model", "truth"]
 
 
+@dataclass(frozen=True)
+class FoldTask:
+    """A fold with its panel, and inner folds of its training spots with theirs, which serve to choose a candidate."""
+
+    fold: Fold
+    panel: list[str]
+    inner: Sequence[Fold]
+    inner_panels: Sequence[list[str]]
+
+
 class FoldRunner:
     """Runs folds on a bench.
 
@@ -37,26 +48,27 @@ class FoldRunner:
         self._bench, self._recipe, self._candidates, self._baselines = bench, recipe, candidates, baselines
         self._inputs: BaselineInputs | None = None
 
-    def run(self, fold: Fold, panel: list[str], inner: Sequence[Fold]) -> FoldResult:
-        """Predict and score the test spots; the `inner` folds of the training spots serve to choose a candidate."""
-        choice = self._choose(inner)
+    def run(self, task: FoldTask) -> FoldResult:
+        """Predict and score the test spots of a fold."""
+        fold, panel = task.fold, task.panel
+        choice = self._choose(task)
         predictions = {MODEL: self._predict(self._candidates[choice["setting"]], fold, panel)}
         if self._baselines:
             predictions |= self._predict_baselines(fold, panel)
         chosen = gene_sets(self._bench.members(fold.training), panel, self._bench.layer)
         return FoldResult(panel, chosen, predictions, self._scores(fold, panel, predictions, chosen), choice)
 
-    def _choose(self, inner: Sequence[Fold]) -> dict[str, Any]:
+    def _choose(self, task: FoldTask) -> dict[str, Any]:
         """The candidate with the highest mean correlation over genes, sections and inner folds, and all of these."""
         names = list(self._candidates)
         if len(names) == 1:
             return {"setting": names[0], "candidates": names, "scores": []}
-        panels = [self._bench.panel(fold) for fold in inner]
+        pairs = list(zip(task.inner, task.inner_panels, strict=True))
         scores = []
         for name, recipe in self._candidates.items():
-            correlations = [self._correlation(recipe, *pair) for pair in zip(inner, panels, strict=True)]
+            correlations = [self._correlation(recipe, *pair) for pair in pairs]
             scores.append(float(np.mean(correlations)))
-            logger.info("Settings %r: mean PCC %.4f over %d inner folds.", name, scores[-1], len(inner))
+            logger.info("Settings %r: mean PCC %.4f over %d inner folds.", name, scores[-1], len(pairs))
         best = names[int(np.argmax(scores))]
         logger.info("Settings %r are chosen, and the network is trained with them on all training spots.", best)
         return {"setting": best, "candidates": names, "scores": scores}

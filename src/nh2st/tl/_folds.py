@@ -72,7 +72,7 @@ def folds_of(layout: Layout, n_folds: int | None, within: np.ndarray | None = No
         names = [", ".join(sorted(set(layout.group[rows[number == one]]))) for one in range(number.max() + 1)]
     folds = [_fold(layout, name, rows, number == one) for one, name in enumerate(names)]
     for fold in folds:
-        _check_size(fold, len(rows), single=len(groups) == 1)
+        _check_size(layout, fold, len(rows), single=len(groups) == 1)
     return folds
 
 
@@ -148,14 +148,16 @@ def _fold(layout: Layout, name: str, rows: np.ndarray, tested: np.ndarray) -> Fo
     return Fold(name, training, test)
 
 
-def _check_size(fold: Fold, n_spots: int, *, single: bool) -> None:
+def _check_size(layout: Layout, fold: Fold, n_spots: int, *, single: bool) -> None:
     n_test, n_training = int(fold.test.sum()), int(fold.training.sum())
-    if n_test >= _LEAST_SPOTS and n_training >= _LEAST_SPOTS:
+    n_margin = n_spots - n_test - n_training
+    of_sections = np.bincount(layout.section[fold.test])
+    if of_sections.max(initial=0) >= _LEAST_SPOTS and n_training >= _LEAST_SPOTS:
         return
     way_out = "fewer folds (`n_folds=`), a smaller `patch_um=`" if single else "fewer folds (`n_folds=`)"
     msg = (
         f"The fold that tests {fold.name} has {n_test} spots to test and {n_training} to train on, of {n_spots}; each "
-        f"needs {_LEAST_SPOTS}. {n_spots - n_test - n_training} lie in the margin between them. Ask for {way_out}, or "
-        "give more sections."
+        f"needs {_LEAST_SPOTS}, those to test in one section. {n_margin} lie in the margin between "
+        f"them. Ask for {way_out}, or give more sections."
     )
     raise ValueError(msg)

@@ -9,9 +9,9 @@ from typing import Any
 from nh2st._arguments import at_least_one
 from nh2st._device import Precision
 from nh2st._inference import check_place
-from nh2st._keys import PREDICTION
+from nh2st._keys import PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, STD_SUFFIX
 from nh2st._panel import match_panel
-from nh2st._results import check_replaceable
+from nh2st._results import check_ours, check_replaceable
 from nh2st._scale import NATIVE, Mpp, resolve_mpp, windows_of
 from nh2st._sections import ImageData, Section, find_sections, tables_of
 from nh2st._settings import logger
@@ -20,7 +20,7 @@ from nh2st.pp._counts import has_counts
 from nh2st.tl._compatibility import warn_of_differences
 from nh2st.tl._image_only import tiles_where_no_spots
 from nh2st.tl._panel import check_panel
-from nh2st.tl._predictors import Place, predict_sections
+from nh2st.tl._predictors import Encoding, predict_sections
 from nh2st.tl._record import fingerprint, record_predictions, recorded_model
 
 _ROWS_LOOKED_AT = 1000
@@ -150,8 +150,8 @@ def predict(
         patch_um = chosen.patch_um or float(chosen.patch_px)
         windows = windows_of(found, patch_um=patch_um, patch_px=chosen.patch_px, mpp=scales)
         with_ridge = _wants_ridge(found, chosen, baselines)
-        place = Place(batch_size, device, precision, client)
-        predicted = predict_sections(chosen, found, windows, with_ridge, place)
+        encoding = Encoding(batch_size, device, precision, client)
+        predicted = predict_sections(chosen, found, windows, with_ridge, encoding)
         record_predictions(found, chosen, key_added, predicted, scales)
 
 
@@ -196,6 +196,9 @@ def _resolve_scale(model: Model, mpp: Mpp) -> Mpp:
 def _check(sections: Sequence[Section], model: Model, key: str, *, overwrite: bool) -> None:
     for table in tables_of(sections):
         check_replaceable(table, key, overwrite=overwrite)
+        ours = f"{key}_{PREDICTED_SUFFIX}" in table.var
+        for suffix in (RIDGE_SUFFIX, STD_SUFFIX):
+            check_ours(table, f"{key}_{suffix}", ("layers",), ours=ours, overwrite=overwrite)
         if missing := check_panel(table, model).missing:
             logger.info(
                 "%d genes of the model are not in the table; their predictions are in obsm[%r].", len(missing), key

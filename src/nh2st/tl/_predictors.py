@@ -19,13 +19,13 @@ from nh2st.models._baselines import Baselines
 from nh2st.nn import NH2ST, ContextNetwork
 from nh2st.pp._neighborhood import neighborhood
 from nh2st.tl._baselines import with_neighbors
-from nh2st.tl._context import predict_tokens
+from nh2st.tl._context import predict_tokens, warn_of_few_spots
 from nh2st.tl._frozen import context_features
 from nh2st.tl._record import Predicted
 
 
 @dataclass(frozen=True)
-class Place:
+class Encoding:
     """Where and how patches are encoded, as in :func:`nh2st.tl.predict`."""
 
     batch_size: int
@@ -35,14 +35,18 @@ class Place:
 
 
 def predict_sections(
-    model: Model, sections: Sequence[Section], windows: Sequence[Windows], with_ridge: Sequence[bool], place: Place
+    model: Model,
+    sections: Sequence[Section],
+    windows: Sequence[Windows],
+    with_ridge: Sequence[bool],
+    encoding: Encoding,
 ) -> list[Predicted]:
     """Predictions of each section, and those of the ridge where it is wanted."""
     baselines = model.baselines if any(with_ridge) else None
     if isinstance(model.network, ContextNetwork):
-        predicted = _with_context(model.network, baselines, sections, windows, place)
+        predicted = _with_context(model.network, baselines, sections, windows, encoding)
     else:
-        predicted = _patch_by_patch(model.network, baselines, sections, windows, place)
+        predicted = _patch_by_patch(model.network, baselines, sections, windows, encoding)
     return [one if ridge else replace(one, ridge=None) for one, ridge in zip(predicted, with_ridge, strict=True)]
 
 
@@ -51,13 +55,13 @@ def _patch_by_patch(
     baselines: Baselines | None,
     sections: Sequence[Section],
     windows: Sequence[Windows],
-    place: Place,
+    encoding: Encoding,
 ) -> list[Predicted]:
     """Predictions by the published network, which looks at each patch alone."""
     module = _PatchPrediction(network, baselines)
-    job = Job(module, place.batch_size, place.device, place.precision, order="F")
+    job = Job(module, encoding.batch_size, encoding.device, encoding.precision, order="F")
     # A cluster is done with them in any order.
-    rows = dict(run(job, sections, windows, "predict", place.client))
+    rows = dict(run(job, sections, windows, "predict", encoding.client))
     return [Predicted(*rows[number]) for number in range(len(sections))]
 
 
@@ -66,7 +70,7 @@ def _with_context(
     baselines: Baselines | None,
     sections: Sequence[Section],
     windows: Sequence[Windows],
-    place: Place,
+    encoding: Encoding,
 ) -> list[Predicted]:
     """Predictions by the context network: all patches are encoded, then spots predicted with their neighbourhoods."""
     tokens = [np.zeros((len(one), network.config.components), dtype=np.float32) for one in windows]
@@ -74,16 +78,17 @@ def _with_context(
         network,
         sections,
         windows,
-        place.device,
-        place.precision,
-        batch_size=place.batch_size,
-        client=place.client,
+        encoding.device,
+        encoding.precision,
+        batch_size=encoding.batch_size,
+        client=encoding.client,
         keep=False,
     )
     for scale, features in enumerate(scales):
         for total, part in zip(tokens, features, strict=True):
             total += network.reduction.part(scale, part)
-    device = resolve_device("auto" if place.client is not None else place.device)
+    device = resolve_device("auto" if encoding.client is not None else encoding.device)
+    warn_of_few_spots(network, [one.name for one in sections], [len(one.rows) for one in sections])
     neighbors = map(neighborhood, sections)
     return [_from_tokens(network, baselines, *pair, device) for pair in zip(tokens, neighbors, strict=True)]
 

@@ -64,6 +64,7 @@ def prepare(
     windows: Sequence[Windows],
     images: Callable[[], np.ndarray],
     *,
+    largest_scale: float = 1.0,
     counted: bool = False,
 ) -> TrainingSpots:
     """Expression and neighbourhoods of the sections, and what `images` reads once these are known to be sound.
@@ -79,16 +80,16 @@ def prepare(
         neighbors=neighbors,
         coordinates=np.concatenate([one.xy for one in sections]),
         section=section_numbers(sections),
-        overlap=overlap_of(sections, windows),
+        overlap=overlap_of(sections, windows, largest_scale),
         counts=counts,
         totals=totals,
     )
 
 
-def overlap_of(sections: Sequence[Section], windows: Sequence[Windows]) -> np.ndarray:
-    """Side of the patches (n,) in units of the spots' coordinates."""
+def overlap_of(sections: Sequence[Section], windows: Sequence[Windows], scale: float) -> np.ndarray:
+    """Side of the largest patch (n,) of each spot in units of the coordinates, `scale` times that of the windows."""
     pairs = zip(sections, windows, strict=True)
-    sides = [one.side * one.level.scale * length_scale(section.image_affine) for section, one in pairs]
+    sides = [scale * one.side * one.level.scale * length_scale(section.image_affine) for section, one in pairs]
     return np.repeat(sides, [len(one.rows) for one in sections])
 
 

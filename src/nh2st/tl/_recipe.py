@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from nh2st.tl._lightning import Schedule
 
 
+_ARGUMENTS = {"variant": "variant", "encoder": "encoder", "patch_px": "patch_px", "n_genes": "genes"}
+"""Fields of the network's configuration that are arguments of their own."""
+
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "context": {"fine_tune": "none", "max_epochs": 30, "batch_size": 64, "learning_rate": 1e-3},
     "paper": {"fine_tune": "all", "max_epochs": 50, "batch_size": 16, "learning_rate": 5e-4},
@@ -54,8 +57,9 @@ class Recipe:
         if self.variant not in _DEFAULTS:
             msg = f"variant must be one of {', '.join(map(repr, _DEFAULTS))}, not {self.variant!r}."
             raise ValueError(msg)
-        if "variant" in (self.network or {}):
-            msg = "network= names a variant; give `variant=` instead."
+        if own := [name for name in _ARGUMENTS if name in (self.network or {})]:
+            instead = ", ".join(f"`{_ARGUMENTS[name]}=`" for name in own)
+            msg = f"network= names {', '.join(own)}; give {instead} instead."
             raise ValueError(msg)
         if self.variant == "context" and self.fine_tune not in (None, "none"):
             msg = (

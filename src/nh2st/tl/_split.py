@@ -91,8 +91,8 @@ def validation_split(sections: Sequence[Spots], groups: Sequence[np.ndarray], se
         held_out = rng.permutation(names)[: max(1, round(_FRACTION * len(names)))]
         return Split(np.isin(labels, held_out), f"donors held out: {', '.join(sorted(held_out))}")
     logger.warning(
-        "Only %d donor group%s: early stopping looks at spatial blocks inside the training sections. Its score says "
-        "when to stop; it is no measure of performance on new sections.",
+        "Only %d donor group%s: validation looks at spatial blocks inside the training sections. Its score is no "
+        "measure of performance on new sections.",
         len(names),
         "" if len(names) == 1 else "s",
     )

@@ -15,6 +15,7 @@ from nh2st._scale import NATIVE
 from nh2st._sections import Section, tables_of
 from nh2st._settings import logger
 from nh2st.models import Model
+from nh2st.models._file import SUFFIX, read_file
 from nh2st.nn import Encoder, Network, NetworkConfig, create_network
 from nh2st.pp._genes import choose_genes
 from nh2st.pp._target import Target
@@ -26,6 +27,18 @@ def new_network(variant: str, values: Mapping[str, Any], encoder_weights: str | 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return create_network(NetworkConfig.for_variant(variant, **values), encoder_weights=encoder_weights)
+
+
+def trained_on(encoder_weights: str | Path | None) -> list[str]:
+    """Fingerprints of the sections that an encoder was trained on, where it is taken from a model of this package."""
+    file = Path(encoder_weights or "")
+    if file.suffix != SUFFIX or not file.is_file():
+        return []
+    try:
+        header, _ = read_file(file)
+    except ValueError:
+        return []
+    return [str(one) for one in header.get("provenance", {}).get("fingerprints", [])]
 
 
 def check_likelihood(network: Network, target: Target) -> None:

@@ -28,6 +28,7 @@ from nh2st.tl._start import (
     check_tables,
     copy_of,
     panel_of,
+    trained_on,
 )
 
 
@@ -253,13 +254,23 @@ def train(
             init_from="" if source is None else source.name,
             **recipe.provenance(),
         )
+        start.provenance["fingerprints"] += trained_on(encoder_weights)
         if source is not None:
             start.provenance["fingerprints"] += source.provenance.get("fingerprints", [])
         if resume_from is not None and folder is not None:
             check_same_run(start, folder)
         images = partial(recipe.read_images, start.network, found, windows, process.device, place.precision)
         counted = start.config.likelihood != "mse"
-        prepared = prepare(found, start.genes, start.target, layer, windows, images, counted=counted)
+        prepared = prepare(
+            found,
+            start.genes,
+            start.target,
+            layer,
+            windows,
+            images,
+            largest_scale=max(start.config.patch_scales),
+            counted=counted,
+        )
         if start.config.variant == "paper":
             frozen = baseline_encoder(start)
             features = frozen_features(frozen, found, windows, process.device)
