@@ -113,7 +113,7 @@ def test_validation_spots_are_held_out_first_and_trained_on_in_the_end(sdata, tr
     first, final = torch.cat(seen[: 3 * 2]), torch.cat(seen[3 * 2 :])
     assert (len(first), len(final)) == (3 * 32, 3 * 48)
     assert (len(first.unique(dim=0)), len(final.unique(dim=0))) == (32, 48)
-    assert all(np.isfinite([row["val_pearson"], row["val_mse"]]).all() for row in model.history)
+    assert all(np.isfinite(row["val_pearson"]) for row in model.history)
 
 
 def test_scores_of_validation_are_those_of_the_first_training(sdata, train_context, fits):
@@ -122,7 +122,7 @@ def test_scores_of_validation_are_those_of_the_first_training(sdata, train_conte
     section = held_out(model)
     nh.tl.predict(sdata, trial, sections=[section])
     frame = nh.tl.evaluate(sdata).query("model == 'model' and truth == 'raw'")
-    assert model.history[-1]["val_mse"] == pytest.approx(frame["mse"].mean(), rel=1e-4)
+    assert trial.history[-1]["val_mse"] == pytest.approx(frame["mse"].mean(), rel=1e-4)
     assert model.history[-1]["val_pearson"] == pytest.approx(frame["pearson"].mean(), abs=1e-4)
     assert [row["loss"] for row in model.history] == [row["loss"] for row in final.history]
     here = (sdata["table"].obs["region"] == section).to_numpy()

@@ -53,9 +53,13 @@ def train_context(start: Model, run: Run, rows: np.ndarray, *, new: bool, baseli
     history = _calibrate(start, tokens) if run.split.validation.any() else None
     everything = Split(np.zeros(len(spots.section), dtype=bool), run.split.description)
     labelled = _with_labels(network, start, spots, ~everything.validation)
+    if history is None and new:
+        network.set_residual(network.spread)
     model = fit(start, replace(run, spots=labelled, split=everything))
     if history is not None:
-        model.history = [{**before, **row} for before, row in zip(history, model.history, strict=False)]
+        # Errors of validation spots are in other units than the loss, which is of standardised expression.
+        scores = [row["val_pearson"] for row in history]
+        model.history = [{**row, "val_pearson": score} for row, score in zip(model.history, scores, strict=False)]
     return model
 
 
@@ -155,11 +159,7 @@ def _calibrate(start: Model, run: Run) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory(prefix="nh2st-") as folder:
         logger.info("The network is first trained without the validation spots, then on all.")
         labelled = _with_labels(_context_network(start), start, run.spots, ~run.split.validation)
-        try:
-            trial = fit(start, replace(run, spots=labelled, folder=Path(folder), resume_from=None))
-        except KeyboardInterrupt as interruption:
-            msg = "Training stopped before its main run; nothing was kept, and the data are unchanged."
-            raise KeyboardInterrupt(msg) from interruption
+        trial = fit(start, replace(run, spots=labelled, folder=Path(folder), resume_from=None, trial=True))
     network, spots = _context_network(trial), run.spots
     members = np.flatnonzero(run.split.validation)
     network.set_residual(torch.zeros(network.config.n_genes))

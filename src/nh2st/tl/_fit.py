@@ -40,6 +40,8 @@ class Run:
     world_size: int
     folder: Path | None
     resume_from: str | Path | None
+    trial: bool = False
+    """Whether the model is not kept, but only what is learnt of its errors."""
 
 
 def fit(model: Model, run: Run) -> Model:
@@ -106,7 +108,8 @@ def _fit(model: Model, run: Run) -> Model:
     callbacks: list[L.Callback] = [keeper]
     if run.split.validation.any() and schedule.early_stopping:
         callbacks.append(EarlyStopping("val_pearson", mode="max", patience=schedule.patience))
-    logger.info("Checkpoints are kept in %s.", run.folder)
+    if not run.trial:
+        logger.info("Checkpoints are kept in %s.", run.folder)
     with quiet_lightning(), determinism_restored(), torch.random.fork_rng(devices=[]):
         trainer = make_trainer(
             run.place,
@@ -116,7 +119,7 @@ def _fit(model: Model, run: Run) -> Model:
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
         )
-        with _interruptible(trainer, keeper):
+        with _interruptible(trainer, keeper, trial=run.trial):
             trainer.fit(training, data, ckpt_path=run.resume_from, weights_only=True)
             best = _best_of_all(trainer, keeper.folder / BEST_MODEL)
     best.history = training.history
@@ -136,7 +139,7 @@ def _best_of_all(trainer: L.Trainer, path: Path) -> Model:
 
 
 @contextmanager
-def _interruptible(trainer: L.Trainer, keeper: KeepBest) -> Iterator[None]:
+def _interruptible(trainer: L.Trainer, keeper: KeepBest, *, trial: bool) -> Iterator[None]:
     """Turn Lightning's exit on Ctrl+C back into a KeyboardInterrupt that names the checkpoints."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
@@ -145,18 +148,20 @@ def _interruptible(trainer: L.Trainer, keeper: KeepBest) -> Iterator[None]:
     except SystemExit as error:
         if not trainer.interrupted:
             raise
-        raise KeyboardInterrupt(_interruption(keeper)) from error
+        raise KeyboardInterrupt(_interruption(keeper, trial=trial)) from error
     except torch.cuda.OutOfMemoryError:
         raise
     except BaseException:
-        logger.error(_interruption(keeper))
+        logger.error(_interruption(keeper, trial=trial))
         raise
     finally:
         if main:
             signal.signal(signal.SIGINT, handler)
 
 
-def _interruption(keeper: KeepBest) -> str:
+def _interruption(keeper: KeepBest, *, trial: bool) -> str:
+    if trial:
+        return "Training stopped before its main run; nothing was kept, and the data are unchanged."
     if np.isneginf(keeper.best_score):
         return "Training stopped in its first epoch; nothing was kept, and the data are unchanged."
     folder = keeper.folder

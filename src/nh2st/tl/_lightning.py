@@ -104,7 +104,17 @@ class Training(L.LightningModule):
         row = {"epoch": self.current_epoch, **means, **self._validation}
         self.history.append(row)
         validation = f", validation PCC {row['val_pearson']:.3f}" if "val_pearson" in row else ""
-        logger.info("Epoch %d: loss %.3f, MSE %.3f%s.", self.current_epoch + 1, row["loss"], row["mse"], validation)
+        logger.info(
+            "Epoch %d%s: loss %.3f%s%s.",
+            self.current_epoch + 1,
+            "" if self.schedule.early_stopping else self._which_spots(),
+            row["loss"],
+            f", MSE {row['mse']:.3f}" if self.schedule.early_stopping else "",
+            validation,
+        )
+
+    def _which_spots(self) -> str:
+        return " without the validation spots" if self._data.validation.any() else " with all spots"
 
     def _sum(self, values: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(values, reduce_op="sum")
