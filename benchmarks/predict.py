@@ -10,6 +10,7 @@ import argparse
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ import torch
 from _common import describe_machine, peak_memory_gb, print_table, side_by_side
 from _released import ENCODINGS_PER_SPOT, released_predict
 from _slides import random_model, square_grid, with_spots, write_slide
+from torch import nn
 
 import nh2st as nh
+from nh2st._inference._openvino import with_openvino
 from nh2st._patches import iter_batches
 from nh2st._scale import patch_windows
 from nh2st._sections import find_sections
@@ -26,6 +29,7 @@ from nh2st.models import Model
 
 GROWTH = (1, 4, 16)
 END_TO_END, ENCODER, READER, RELEASED = "nh2st, from disk to layer", "bare encoder", "bare reader", "released way"
+BY_OPENVINO = ", by OpenVINO"
 
 
 def main() -> None:
@@ -39,11 +43,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write_slide(Path(folder), options.side_px)
         runs = {
-            END_TO_END: lambda: end_to_end(options, path, model, options.spots),
-            ENCODER: bare_encoder(options, model, device),
+            END_TO_END: lambda: end_to_end(options, path, model, options.spots, openvino=False),
+            ENCODER: bare_encoder(options, model.network.encoder, device),
             READER: lambda: bare_reader(options, path, options.spots),
             RELEASED: released(options, model, device),
         }
+        if find_spec("openvino") and device.type == "cpu":
+            converted = with_openvino(model.network.encoder, options.patch_px)
+            runs[END_TO_END + BY_OPENVINO] = lambda: end_to_end(options, path, model, options.spots)
+            runs[ENCODER + BY_OPENVINO] = bare_encoder(options, converted, device)
         rates = side_by_side(runs, device, options.repeats)
         growth = [(factor, timed_growth(options, path, model, device, factor)) for factor in GROWTH]
     rows = [
@@ -71,8 +79,9 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def end_to_end(options: argparse.Namespace, path: Path, model: Model, n_spots: int) -> int:
+def end_to_end(options: argparse.Namespace, path: Path, model: Model, n_spots: int, *, openvino: bool = True) -> int:
     """Open the store, predict, write the layer; how many spots there were."""
+    nh.settings.openvino = openvino
     sdata = with_spots(path, square_grid(n_spots, options.side_px, options.window_px), model.genes)
     # The scale at which a window of the model's patch size covers the wanted pixels.
     model.patch_um = float(options.window_px)
@@ -88,9 +97,9 @@ def bare_reader(options: argparse.Namespace, path: Path, n_spots: int) -> int:
     return sum(len(members) for members, _ in iter_batches(section.image, windows, options.batch_size))
 
 
-def bare_encoder(options: argparse.Namespace, model: Model, device: torch.device) -> Callable[[], int]:
+def bare_encoder(options: argparse.Namespace, encoder: nn.Module, device: torch.device) -> Callable[[], int]:
     """Patches that lie on the device through the encoder alone, in the precision of the prediction."""
-    encoder = model.network.encoder.to(device).eval()
+    encoder = encoder.to(device).eval()
     shape = (options.batch_size, options.patch_px, options.patch_px, 3)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)).to(device)
 

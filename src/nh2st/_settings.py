@@ -97,6 +97,9 @@ class Settings:
     weights_url: str | Path | None = None
     """Address or folder of the files of pretrained models; where `None`, the variable ``NH2ST_WEIGHTS_URL``, else the
     project's own repository."""
+    openvino: bool = True
+    """Whether encoders are run by OpenVINO on CPUs, several times as fast as by torch and with the same results but for
+    rounding, where it is installed (``pip install "nh2st[openvino]"``) and the work is long enough."""
 
     def __post_init__(self) -> None:
         self._memory_limit = parse_bytes(os.environ.get(_MEMORY_LIMIT_VARIABLE, "2GB"), _MEMORY_LIMIT_VARIABLE)

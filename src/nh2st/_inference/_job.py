@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -11,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from nh2st._device import Precision, autocast, resolve_device, resolve_precision
+from nh2st._inference._openvino import with_openvino
 from nh2st._patches import Pyramid, Windows
 from nh2st._settings import logger
 
 Image: TypeAlias = tuple[str, Pyramid, Windows]
 """Name of a section, its image, and the windows of its patches."""
+
+_CONVERTING = Lock()
+"""Threads of a cluster's worker share a job, each of them prepares it."""
 
 
 @dataclass
@@ -24,7 +29,8 @@ class Job:
 
     `module` takes uint8 patches (k, px, px, 3) and gives a tuple of tensors (k, width) of types that numpy knows.
     `device` and `precision` are resolved where the job runs, which may be another machine. With `order` "F" rows are
-    collected column by column, as sparse layers hold them.
+    collected column by column, as sparse layers hold them. With `openvino_px`, the side of the patches, encoders are
+    run by OpenVINO where the job runs on a CPU.
     """
 
     module: nn.Module
@@ -32,6 +38,7 @@ class Job:
     device: str | torch.device = "auto"
     precision: Precision = "auto"
     order: Literal["C", "F"] = "C"
+    openvino_px: int | None = None
     _place: torch.device = field(default=torch.device("cpu"), init=False)
     _cast: Literal["32", "bf16"] = field(default="32", init=False)
     _halved: bool = field(default=False, init=False)
@@ -41,6 +48,9 @@ class Job:
         self._place = resolve_device(self.device)
         self._cast = resolve_precision(self.precision, self._place)
         self.module.to(self._place).eval()
+        with _CONVERTING:
+            if self.openvino_px is not None and self._place.type == "cpu" and self._cast == "32":
+                self.module, self.openvino_px = with_openvino(self.module, self.openvino_px), None
 
     def portable(self) -> Job:
         """The same job with its module on the CPU, as other machines may have no other device."""

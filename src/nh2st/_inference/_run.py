@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from nh2st._device import Precision, resolve_device, resolve_precision
 from nh2st._inference._cluster import check_workers, run_on_cluster
 from nh2st._inference._job import Job
 from nh2st._inference._local import run_here
+from nh2st._inference._openvino import pays_off
 from nh2st._patches import Windows
 from nh2st._sections import Section
 from nh2st._settings import progress
@@ -62,6 +64,8 @@ def run(
     """
     if not sections:
         return
+    if pays_off(windows):
+        job = replace(job, openvino_px=windows[0].patch_px)
     images = [(one.name, one.image, window) for one, window in zip(sections, windows, strict=True)]
     with progress(None, description, total=sum(map(len, windows))) as bar:
         done = run_here(job, images, bar.update) if client is None else run_on_cluster(client, job, images, bar.update)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,8 +24,11 @@ from nh2st.tl._folds import Fold, Layout
 from nh2st.tl._place import Place
 from nh2st.tl._prepare import TrainingSpots, counts_of, expression_of, neighbors_of, overlap_of, section_numbers
 from nh2st.tl._recipe import Recipe
-from nh2st.tl._split import validation_split
+from nh2st.tl._split import Split, validation_split
 from nh2st.tl._start import panel_of
+
+if TYPE_CHECKING:
+    from nh2st.tl._lightning import Schedule
 
 
 @dataclass
@@ -122,9 +126,7 @@ class Bench:
         from nh2st.tl._fit import Run
         from nh2st.tl._rows import train_rows
 
-        members = self.members(fold.training)
-        labels = [self.group[fold.training & (self.section == number)] for number in range(len(self.sections))]
-        split = validation_split(members, [one for one in labels if len(one)], recipe.seed)
+        schedule = recipe.schedule()
         start = recipe.new_model(panel)
         expression = self.expression(fold.training, panel, start.target)
         images = self.images(recipe, start.network)
@@ -134,8 +136,16 @@ class Bench:
             counts, totals = counts_of(self.sections, panel, start.target, self.layer)
             spots = replace(spots, counts=counts, totals=totals)
         with tempfile.TemporaryDirectory(prefix="nh2st-") as folder:
-            run = Run(spots, split, recipe.schedule(), self.place, 1, Path(folder), None)
+            split = self._split(fold, schedule)
+            run = Run(spots, split, schedule, self.place, 1, Path(folder), None)
             return train_rows(start, run, fold.training), spots
+
+    def _split(self, fold: Fold, schedule: Schedule) -> Split:
+        """Validation spots where they end the training; a fold has no other use for them."""
+        if not schedule.early_stopping:
+            return Split(np.zeros(int(fold.training.sum()), dtype=bool), "none")
+        labels = [self.group[fold.training & (self.section == number)] for number in range(len(self.sections))]
+        return validation_split(self.members(fold.training), [one for one in labels if len(one)], schedule.seed)
 
 
 def warn_of_flagged_genes(sections: Sequence[Section], genes: object) -> None:
