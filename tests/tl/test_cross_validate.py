@@ -217,6 +217,37 @@ def test_what_is_written_is_read_by_others_and_survives_zarr(sdata, genes, tmp_p
     assert "predicted (PCC" in np.ravel(axes)[-1].get_title(loc="left")
 
 
+@pytest.mark.parametrize(
+    "settings", [{"variant": "paper", "fine_tune": 1}, {"variant": "paper", "fine_tune": "none"}, {"variant": "context"}]
+)
+def test_fine_tuned_linear_head_is_the_published_network_without_its_losses(sdata, genes, settings):
+    chosen = TINY | settings
+    if settings["variant"] == "context":
+        chosen["network"] = {"components": 4, "members": 1, "patch_scales": [1.0], "width": 32, "heads": 2}
+    frame = nh.tl.cross_validate(sdata, **chosen | {"genes": genes, "baselines": "fine-tuned"})
+    given = layer(sdata, "nh2st_cv_linear_head_fine_tuned")
+
+    head = {"map_px": 1, "query_weight": 0.0, "neighbor_weight": 0.0}
+    fine_tune = settings["fine_tune"] if settings.get("fine_tune") == 1 else "all"
+    epochs = 1 if settings["variant"] == "paper" else 50
+    cross_validate(sdata, genes=genes, network=head, fine_tune=fine_tune, max_epochs=epochs)
+    np.testing.assert_allclose(given, layer(sdata), atol=1e-5)
+    assert frame["model"].unique().tolist() == ["model", *BASELINES, "linear head, fine-tuned"]
+
+
+def test_further_baselines_are_named_in_any_order(sdata, genes):
+    frame = cross_validate(sdata, genes=genes, baselines=["fine-tuned", "2x"])
+    models = ["model", *BASELINES, "ridge + neighbours + 2x, standardised", "linear head, fine-tuned"]
+    assert frame["model"].unique().tolist() == models
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("baselines", ["3x", ["2x", "ridge"], 2, None])
+def test_unknown_baselines(sdata, baselines):
+    with pytest.raises(ValueError, match="baselines must be True, False, or some of '2x', 'fine-tuned', not"):
+        cross_validate(sdata, baselines=baselines)
+
+
 def test_earlier_results_are_replaced(sdata, genes):
     cross_validate(sdata, genes=genes, baselines=True)
     nh.tl.evaluate(sdata, "nh2st_cv")

@@ -92,7 +92,7 @@ def test_folder_of_another_run(build, cross_validate, unchanged):
     for changed, message in (
         ({"max_epochs": 2}, "another run: max_epochs changed .max_epochs was 1, is 2.*another `folder=`"),
         ({"genes": 4, "target": "paper"}, "another run: target, genes changed"),
-        ({"baselines": "2x"}, 'baselines changed .baselines was false, is "2x"'),
+        ({"baselines": "2x"}, 'baselines changed .baselines was false, is ."2x".'),
         ({"groups": {"A": "p", "B": "q", "C": "p"}}, "genes, groups changed"),
         ({"sections": ["A", "B"]}, "sections"),
         ({"settings": {"a": {}, "b": {"max_epochs": 2}}}, "settings changed"),

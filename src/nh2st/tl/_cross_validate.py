@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from nh2st.tl._bench import Bench, warn_of_flagged_genes
 from nh2st.tl._candidates import candidates_of
 from nh2st.tl._fold_files import FoldFolder, FoldResult
 from nh2st.tl._fold_identity import identity_of
-from nh2st.tl._fold_run import TWICE_THE_SIDE, FoldRunner, FoldTask
+from nh2st.tl._fold_run import EXTRAS, TWICE_THE_SIDE, FoldRunner, FoldTask
 from nh2st.tl._folds import Fold, Layout, folds_of, warn_of_blocks
 from nh2st.tl._recipe import Recipe
 from nh2st.tl._record import fingerprint
@@ -32,7 +32,7 @@ def cross_validate(
     genes: int | Sequence[str] | None = None,
     target: Literal["default", "paper"] = "default",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    baselines: bool | Literal["2x"] = True,
+    baselines: bool | str | Collection[str] = True,
     seed: int = 0,
     folder: str | Path | None = None,
     key_added: str = CROSS_VALIDATION,
@@ -71,8 +71,9 @@ def cross_validate(
         gene in an inner cross-validation of its training spots (over donors, or blocks of a single one). The network is
         then trained with them on all training spots of the fold. The baselines keep to `training`.
     baselines
-        Whether the baselines are fitted and scored in the same folds; ``"2x"`` adds one that also sees patches of twice
-        the side.
+        Whether the baselines are fitted and scored in the same folds. Names add further ones: ``"2x"``, a ridge that
+        also sees patches of twice the side; ``"fine-tuned"``, a linear layer on pooled features that is trained with
+        their encoder, as long as the published network; or a list of both.
     seed
         The same seed gives the same result on a CPU.
     folder
@@ -137,6 +138,7 @@ def cross_validate(
     ... # doctest: +SKIP
     """
     candidates = candidates_of(training, settings, target=target, seed=seed)
+    extras = _further_baselines(baselines)
     found = find_sections(
         data,
         sections=sections,
@@ -146,13 +148,12 @@ def cross_validate(
         shapes_key=shapes_key,
         coordinate_system=coordinate_system,
     )
-    check_layers(found, key_added, baselines=bool(baselines), overwrite=overwrite)
-    _check_baselines(baselines)
+    check_layers(found, key_added, baselines=extras is not None, overwrite=overwrite)
     for recipe in (candidates.recipe, *candidates.named.values()):
         _check_unseen(found, recipe)
     bench = Bench(found, groups_of(found, groups), genes, layer, candidates.place)
     warn_of_flagged_genes(found, genes)
-    layout = bench.layout([candidates.recipe, *candidates.named.values()], twice=baselines == TWICE_THE_SIDE)
+    layout = bench.layout([candidates.recipe, *candidates.named.values()], twice=TWICE_THE_SIDE in (extras or ()))
     warn_of_blocks(layout)
     folds = folds_of(layout, n_folds)
     inner = [_inner_folds(layout, fold, n_folds) if len(candidates.named) > 1 else [] for fold in folds]
@@ -160,18 +161,23 @@ def cross_validate(
     for recipe in (candidates.recipe, *candidates.named.values()):
         recipe.new_model(panels[0])
     inner_panels = [[bench.panel(one) for one in folds_within] for folds_within in inner]
-    kept = FoldFolder(folder, lambda: identity_of(bench, candidates, panels, n_folds, baselines))
-    runner = FoldRunner(bench, candidates.recipe, candidates.named, baselines)
+    kept = FoldFolder(folder, lambda: identity_of(bench, candidates, panels, n_folds, extras))
+    runner = FoldRunner(bench, candidates.recipe, candidates.named, extras)
     tasks = [FoldTask(*task) for task in zip(folds, panels, inner, inner_panels, strict=True)]
     results = _run_folds(runner, tasks, kept)
     record_folds(bench, key_added, folds, results, candidates.recipe)
     return _joined(results)
 
 
-def _check_baselines(baselines: object) -> None:
-    if baselines not in (True, False, TWICE_THE_SIDE):
-        msg = f"baselines must be True, False or {TWICE_THE_SIDE!r}, not {baselines!r}."
+def _further_baselines(baselines: object) -> list[str] | None:
+    """Baselines beside the usual ones; None where there are to be none at all."""
+    if isinstance(baselines, bool):
+        return [] if baselines else None
+    names = [baselines] if isinstance(baselines, str) else baselines
+    if not isinstance(names, Collection) or not set(names) <= set(EXTRAS):
+        msg = f"baselines must be True, False, or some of {', '.join(map(repr, EXTRAS))}, not {baselines!r}."
         raise ValueError(msg)
+    return [name for name in EXTRAS if name in names]
 
 
 def _check_unseen(sections: Sequence[Section], recipe: Recipe) -> None:

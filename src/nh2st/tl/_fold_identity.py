@@ -22,7 +22,7 @@ def identity_of(
     candidates: Candidates,
     panels: Sequence[list[str]],
     n_folds: int | None,
-    baselines: bool | str,
+    extras: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Everything that the result depends on, under names that an error can tell."""
     recipes = {name: vars(recipe) for name, recipe in candidates.named.items()}
@@ -33,7 +33,7 @@ def identity_of(
         "settings": {} if list(candidates.named.values()) == [candidates.recipe] else recipes,
         "encoder weights": sorted({_weights(recipe) for recipe in (candidates.recipe, *candidates.named.values())}),
         "n_folds": n_folds,
-        "baselines": baselines,
+        "baselines": False if extras is None else extras or True,
         "genes": panels,
         "sections": [one.name for one in bench.sections],
         "groups": _digest("\n".join(bench.group)),

@@ -12,7 +12,6 @@ import pandas as pd
 from nh2st._keys import UNDEFINED_SCORE
 from nh2st._metrics import mean_over_genes, pearson
 from nh2st._settings import logger
-from nh2st.nn import Encoder
 from nh2st.pp._gene_sets import gene_sets
 from nh2st.tl._baselines import BaselineInputs, baseline_inputs, predict_baselines
 from nh2st.tl._bench import Bench
@@ -22,7 +21,10 @@ from nh2st.tl._folds import Fold
 from nh2st.tl._recipe import Recipe
 from nh2st.tl._scores import score_section
 
-TWICE_THE_SIDE = "2x"
+TWICE_THE_SIDE, FINE_TUNED = "2x", "fine-tuned"
+EXTRAS = (TWICE_THE_SIDE, FINE_TUNED)
+"""Baselines that take longer, by the names under which they are asked for."""
+LINEAR_HEAD = "linear head, fine-tuned"
 _LEAST_SPOTS = 3
 _LABELS = ["section", "gene", "model", "truth"]
 
@@ -41,11 +43,13 @@ class FoldRunner:
     """Runs folds on a bench.
 
     The network is trained with one of the `candidates`, recipes by their name; the baselines see the patches of
-    `recipe`, and with ``"2x"`` also those of twice the side.
+    `recipe`. `extras` are further baselines; where they are None, there are none at all.
     """
 
-    def __init__(self, bench: Bench, recipe: Recipe, candidates: Mapping[str, Recipe], baselines: bool | str) -> None:
-        self._bench, self._recipe, self._candidates, self._baselines = bench, recipe, candidates, baselines
+    def __init__(
+        self, bench: Bench, recipe: Recipe, candidates: Mapping[str, Recipe], extras: Sequence[str] | None
+    ) -> None:
+        self._bench, self._recipe, self._candidates, self._extras = bench, recipe, candidates, extras
         self._inputs: BaselineInputs | None = None
 
     def run(self, task: FoldTask) -> FoldResult:
@@ -53,8 +57,8 @@ class FoldRunner:
         fold, panel = task.fold, task.panel
         choice = self._choose(task)
         predictions = {MODEL: self._predict(self._candidates[choice["setting"]], fold, panel)}
-        if self._baselines:
-            predictions |= self._predict_baselines(fold, panel)
+        if self._extras is not None:
+            predictions |= self._predict_baselines(fold, panel, self._extras)
         chosen = gene_sets(self._bench.members(fold.training), panel, self._bench.layer)
         return FoldResult(panel, chosen, predictions, self._scores(fold, panel, predictions, chosen), choice)
 
@@ -89,23 +93,22 @@ class FoldRunner:
         place = self._bench.place
         return predict_rows(model, spots, fold.test, place.device, place.precision)
 
-    def _predict_baselines(self, fold: Fold, panel: list[str]) -> dict[str, np.ndarray]:
+    def _predict_baselines(self, fold: Fold, panel: list[str], extras: Sequence[str]) -> dict[str, np.ndarray]:
         bench = self._bench
         if self._inputs is None:
-            self._inputs = self._baseline_inputs(self._recipe.new_model(panel).network.encoder)
+            self._inputs = baseline_inputs(
+                bench.sections,
+                bench.windows(self._recipe),
+                self._recipe.new_model(panel).network.encoder,
+                bench.place.device,
+                groups=bench.labels,
+                twice_the_side=TWICE_THE_SIDE in extras,
+            )
         expression = bench.expression(fold.training, panel, self._recipe.definition)
-        return predict_baselines(self._inputs, expression, fold.training, fold.test)
-
-    def _baseline_inputs(self, encoder: Encoder) -> BaselineInputs:
-        bench = self._bench
-        return baseline_inputs(
-            bench.sections,
-            bench.windows(self._recipe),
-            encoder,
-            bench.place.device,
-            groups=bench.labels,
-            twice_the_side=self._baselines == TWICE_THE_SIDE,
-        )
+        predictions = predict_baselines(self._inputs, expression, fold.training, fold.test)
+        if FINE_TUNED in extras:
+            predictions[LINEAR_HEAD] = self._predict(self._recipe.linear_head(), fold, panel)
+        return predictions
 
     def _scores(
         self, fold: Fold, panel: list[str], predictions: Mapping[str, np.ndarray], chosen: Mapping[str, Sequence[str]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -88,6 +88,15 @@ class Recipe:
     def largest_scale(self) -> float:
         """Side of the largest patch that the network sees of a spot, as a multiple of the patch size."""
         return max(NetworkConfig.for_variant(self.variant, **{**(self.network or {}), "n_genes": 1}).patch_scales)
+
+    def linear_head(self) -> Recipe:
+        """Recipe of a linear layer on pooled features, trained with their encoder as the published network is."""
+        network = {"map_px": 1, "query_weight": 0.0, "neighbor_weight": 0.0}
+        other: dict[str, Any] = (
+            {} if self.variant == "paper" else dict.fromkeys(("max_epochs", "batch_size", "learning_rate"))
+        )
+        fine_tune = None if self.frozen else self.fine_tune
+        return replace(self, variant="paper", network=network, fine_tune=fine_tune, **other)
 
     def schedule(self) -> Schedule:
         """How long and how fast to train.

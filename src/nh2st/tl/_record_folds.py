@@ -17,22 +17,16 @@ from nh2st._panel import match_panel
 from nh2st._results import check_replaceable, write_predictions
 from nh2st._scale import NATIVE, resolve_mpp
 from nh2st._sections import Section, tables_of
+from nh2st.tl._baselines import BASELINES
 from nh2st.tl._bench import Bench
 from nh2st.tl._evaluate import MODEL
 from nh2st.tl._fold_files import FoldResult
+from nh2st.tl._fold_run import LINEAR_HEAD
 from nh2st.tl._folds import Fold
 from nh2st.tl._recipe import Recipe
 
 _FOLD_SUFFIX = "fold"
 _LAYERS = "layers"
-_BASELINES = (
-    "training mean",
-    "colour and texture",
-    "ridge",
-    "ridge + neighbours",
-    "ridge + neighbours, standardised",
-    "ridge + neighbours + 2x, standardised",
-)
 
 
 def layer_of(key: str, model: str) -> str:
@@ -43,7 +37,7 @@ def layer_of(key: str, model: str) -> str:
 def check_layers(sections: Sequence[Section], key: str, *, baselines: bool, overwrite: bool) -> None:
     """Refuse to replace what this package did not predict."""
     for table in tables_of(sections):
-        for model in (MODEL, *(_BASELINES if baselines else ())):
+        for model in (MODEL, *((*BASELINES, LINEAR_HEAD) if baselines else ())):
             check_replaceable(table, layer_of(key, model), overwrite=overwrite)
 
 

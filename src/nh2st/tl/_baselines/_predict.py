@@ -10,6 +10,16 @@ from nh2st.tl._baselines._columns import standardized_within, with_neighbors
 from nh2st.tl._baselines._inputs import BaselineInputs
 from nh2st.tl._baselines._ridge import fit_ridge
 
+BASELINES = (
+    "training mean",
+    "colour and texture",
+    "ridge",
+    "ridge + neighbours",
+    "ridge + neighbours, standardised",
+    "ridge + neighbours + 2x, standardised",
+)
+"""Names of the baselines, weakest first."""
+
 
 def predict_baselines(
     inputs: BaselineInputs, expression: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray
@@ -39,20 +49,19 @@ def predict_baselines(
     """
     measured, folds = expression[train_rows], inputs.folds(train_rows)
     predictions = {}
-    for name, features in _features(inputs):
+    for name, features in zip(BASELINES, _columns(inputs), strict=False):
         fitted = fit_ridge(features[train_rows], measured, folds)
         predictions[name] = fitted(features[test_rows])
     return predictions
 
 
-def _features(inputs: BaselineInputs) -> Iterator[tuple[str, np.ndarray]]:
-    """Names of the baselines and their columns (n, n_columns)."""
-    yield "training mean", np.empty((len(inputs.section), 0), dtype=np.float32)
-    yield "colour and texture", inputs.colour_texture
-    yield "ridge", inputs.features
+def _columns(inputs: BaselineInputs) -> Iterator[np.ndarray]:
+    """Columns (n, n_columns) of each baseline; those of the last where the larger patches were read."""
+    yield np.empty((len(inputs.section), 0), dtype=np.float32)
+    yield inputs.colour_texture
+    yield inputs.features
     local = with_neighbors(inputs.features, inputs.neighbors)
-    yield "ridge + neighbours", local
-    yield "ridge + neighbours, standardised", standardized_within(local, inputs.section)
+    yield local
+    yield standardized_within(local, inputs.section)
     if inputs.features_2x is not None:
-        both = np.concatenate([local, inputs.features_2x], axis=1)
-        yield "ridge + neighbours + 2x, standardised", standardized_within(both, inputs.section)
+        yield standardized_within(np.concatenate([local, inputs.features_2x], axis=1), inputs.section)
