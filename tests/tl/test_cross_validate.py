@@ -218,7 +218,8 @@ def test_what_is_written_is_read_by_others_and_survives_zarr(sdata, genes, tmp_p
 
 
 @pytest.mark.parametrize(
-    "settings", [{"variant": "paper", "fine_tune": 1}, {"variant": "paper", "fine_tune": "none"}, {"variant": "context"}]
+    "settings",
+    [{"variant": "paper", "fine_tune": 1}, {"variant": "paper", "fine_tune": "none"}, {"variant": "context"}],
 )
 def test_fine_tuned_linear_head_is_the_published_network_without_its_losses(sdata, genes, settings):
     chosen = TINY | settings

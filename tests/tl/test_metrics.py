@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 from anndata import AnnData
@@ -28,7 +29,6 @@ from nh2st._metrics import (
     overlap_of_best,
     pearson,
     score,
-    spearman,
     ssim,
     top_size,
     windows,
@@ -66,8 +66,24 @@ def test_correlations_agree_with_scipy(values):
     if min(np.ptp(measured), np.ptp(predicted)) < 1e-2:
         return
     assert pearson(measured, predicted)[0] == pytest.approx(pearsonr(*values.T).statistic, abs=1e-6)
-    assert spearman(measured, predicted)[0] == pytest.approx(spearmanr(*values.T).statistic, abs=1e-9)
+    found = gene_metrics(Truth(measured), predicted)
+    assert found["spearman"][0] == pytest.approx(spearmanr(*values.T).statistic, abs=1e-9)
     assert -1 <= pearson(measured, predicted)[0] <= 1
+
+
+def test_columns_in_blocks_are_scored_as_alone(monkeypatch):
+    rng = np.random.default_rng(0)
+    measured, predicted = rng.random((2, 36, 7))
+    measured[:, 3] = 0.5
+    graph, window = ring(36), windows(square_array(6), SQUARE)
+    counts, others = csr_matrix(rng.poisson(2, (36, 7)).astype(float)), np.full(36, 5)
+    truth = Truth(measured, graph, window, noise_ceiling(counts, others, 1e4))
+    whole, of_section = score(truth, predicted, list("abcdefg"))
+    monkeypatch.setattr("nh2st._metrics._blocks._VALUES", 80)
+    truth = Truth(measured, graph, window, noise_ceiling(counts, others, 1e4))
+    in_blocks, also_of_section = score(truth, predicted, list("abcdefg"))
+    pd.testing.assert_frame_equal(in_blocks, whole, rtol=1e-9)
+    assert also_of_section == pytest.approx(of_section, rel=1e-9, nan_ok=True)
 
 
 @repeatable

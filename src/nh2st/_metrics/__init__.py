@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from nh2st._metrics._blocks import blocks
 from nh2st._metrics._ceiling import noise_ceiling
-from nh2st._metrics._correlation import gene_correlation_agreement, pearson, spearman
+from nh2st._metrics._correlation import gene_correlation_agreement, pearson
 from nh2st._metrics._detection import auc
 from nh2st._metrics._score import METRICS, Truth, gene_metrics, score
 from nh2st._metrics._spatial import morans_i, overlap_of_best
@@ -15,6 +16,7 @@ __all__ = [
     "Truth",
     "auc",
     "best_genes",
+    "blocks",
     "gene_correlation_agreement",
     "gene_metrics",
     "mean_over_genes",
@@ -24,7 +26,6 @@ __all__ = [
     "overlap_of_best",
     "pearson",
     "score",
-    "spearman",
     "ssim",
     "top_size",
     "windows",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csc_matrix, csr_matrix, diags
 
+from nh2st._metrics._blocks import blocks
 from nh2st._metrics._correlation import pearson
 
 _SPLITS = 10
@@ -42,19 +43,21 @@ def noise_ceiling(counts: csr_matrix, others: np.ndarray, target_sum: float, see
     totals, defined = np.zeros((2, counts.shape[1]))
     for _ in range(_SPLITS):
         taken, others_taken = (rng.binomial(values, 0.5) for values in whole)
-        r = pearson(
+        halves = (
             _normalised(counts, taken, others_taken, target_sum),
             _normalised(counts, whole[0] - taken, whole[1] - others_taken, target_sum),
         )
+        parts = [pearson(*(half[:, columns].toarray() for half in halves)) for columns in blocks(*counts.shape)]
+        r = np.concatenate(parts)
         totals += np.nan_to_num(r)
         defined += np.isfinite(r)
     mean = np.divide(totals, defined, out=np.full_like(totals, np.nan), where=defined > 0)
-    halves = np.clip(mean, 0, 1)
-    return np.sqrt(2 * halves / (1 + halves))
+    of_halves = np.clip(mean, 0, 1)
+    return np.sqrt(2 * of_halves / (1 + of_halves))
 
 
-def _normalised(like: csr_matrix, counts: np.ndarray, others: np.ndarray, target_sum: float) -> np.ndarray:
+def _normalised(like: csr_matrix, counts: np.ndarray, others: np.ndarray, target_sum: float) -> csc_matrix:
     half = csr_matrix((counts.astype(np.float64), like.indices, like.indptr), shape=like.shape)
     sums = np.asarray(half.sum(axis=1)).ravel() + others
     factors = np.divide(target_sum, sums, out=np.zeros_like(sums), where=sums > 0)
-    return (diags(factors) @ half).log1p().toarray()
+    return csc_matrix((diags(factors) @ half).log1p())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
+
+from nh2st._metrics._blocks import blocks
 
 
 def pearson(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -15,31 +16,42 @@ def pearson(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return np.clip(correlation, -1, 1)
 
 
-def spearman(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Pearson correlation of the ranks (ties share their mean rank)."""
-    return pearson(rankdata(measured, axis=0), rankdata(predicted, axis=0))
-
-
 def gene_correlation_agreement(measured: np.ndarray, predicted: np.ndarray) -> float:
     """Pearson correlation of the correlations between genes in two (n, n_genes) arrays.
 
     Each pair of genes counts once; genes that are constant in either array are left out. NaN where fewer than three
     genes remain.
     """
-    pairs = [deviations / norm for deviations, norm in map(centered, (measured, predicted))]
-    varying = np.isfinite(pairs[0][0]) & np.isfinite(pairs[1][0])
+    correlations = [_between_genes(values) for values in (measured, predicted)]
+    varying = np.all([np.isfinite(np.diag(one)) for one in correlations], axis=0)
     if varying.sum() < 3:
         return float("nan")
     upper = np.triu_indices(int(varying.sum()), k=1)
-    between = [(values[:, varying].T @ values[:, varying])[upper][:, None] for values in pairs]
+    between = [one[np.ix_(varying, varying)][upper][:, None] for one in correlations]
     return float(pearson(*between)[0])
+
+
+def _between_genes(values: np.ndarray) -> np.ndarray:
+    """Correlations (n_genes, n_genes) of columns with each other; NaN for constant ones."""
+    n_spots, n_genes = values.shape
+    mean = values.mean(axis=0, dtype=np.float64)
+    products = np.zeros((n_genes, n_genes))
+    for rows in blocks(n_genes, n_spots):
+        deviations = values[rows] - mean
+        products += deviations.T @ deviations
+    norm = _norm_or_nan(np.sqrt(np.diag(products)), values)
+    return products / np.outer(norm, norm)
 
 
 def centered(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Columns less their means, and their norms; the norm of a constant column is NaN."""
     values = values.astype(np.float64)
     deviations = values - values.mean(axis=0)
-    norm = np.linalg.norm(deviations, axis=0)
+    return deviations, _norm_or_nan(np.linalg.norm(deviations, axis=0), values)
+
+
+def _norm_or_nan(norm: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Norms (n_genes,) of the columns' deviations; NaN of constant ones."""
     # Rounding leaves a constant column with a tiny norm, whose correlation would be noise.
-    least = 1e-6 * np.sqrt(len(values)) * np.abs(values).max(axis=0, initial=0)
-    return deviations, np.where(norm > least, norm, np.nan)
+    largest = np.maximum(values.max(axis=0, initial=0), -values.min(axis=0, initial=0))
+    return np.where(norm > 1e-6 * np.sqrt(len(values)) * largest, norm, np.nan)

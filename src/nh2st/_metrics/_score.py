@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 from scipy.stats import rankdata
 
+from nh2st._metrics._blocks import blocks
 from nh2st._metrics._correlation import gene_correlation_agreement, pearson
 from nh2st._metrics._detection import auc
 from nh2st._metrics._errors import errors
@@ -57,36 +58,48 @@ class Truth:
     @cached_property
     def ranks(self) -> np.ndarray:
         """Ranks over spots, (n, n_genes)."""
-        return rankdata(self.values, axis=0)
+        # Whole and half numbers, which single precision holds exactly where there are not too many.
+        exact = np.float32 if len(self.values) < 2**23 else np.float64
+        ranks = np.empty(self.values.shape, dtype=exact)
+        for columns in blocks(*self.values.shape):
+            ranks[:, columns] = rankdata(self.values[:, columns], axis=0)
+        return ranks
 
     @cached_property
     def moran(self) -> np.ndarray:
         """Moran's I of the measured genes, (n_genes,)."""
-        return self.morans_i(self.values)
+        parts = [self.morans_i(self.values[:, columns]) for columns in blocks(*self.values.shape)]
+        return np.concatenate([np.empty(0), *parts])
 
     def morans_i(self, values: np.ndarray) -> np.ndarray:
-        """Moran's I of other values (n, n_genes) over the same graph."""
-        return self.undefined if self.graph is None else morans_i(values, self.graph)
-
-    @property
-    def undefined(self) -> np.ndarray:
-        """NaN for each gene."""
-        return np.full(self.values.shape[1], np.nan)
+        """Moran's I of some columns (n, k) over the same graph."""
+        return _undefined(values) if self.graph is None else morans_i(values, self.graph)
 
 
 def gene_metrics(truth: Truth, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """All of :data:`METRICS` of predictions (n, n_genes), each of shape (n_genes,)."""
-    ranks = rankdata(predicted, axis=0)
+    parts = [_metrics_of(truth, predicted[:, columns], columns) for columns in blocks(*predicted.shape)]
+    by_gene = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    ceiling = _undefined(predicted) if truth.ceiling is None else truth.ceiling
+    return by_gene | {"moran_measured": truth.moran, "ceiling": ceiling}
+
+
+def _metrics_of(truth: Truth, predicted: np.ndarray, columns: slice) -> dict[str, np.ndarray]:
+    """What there is to compute of the predictions of some genes."""
+    measured, ranks = truth.values[:, columns], rankdata(predicted, axis=0)
     return {
-        "pearson": pearson(truth.values, predicted),
-        "spearman": pearson(truth.ranks, ranks),
-        **errors(truth.values, predicted),
-        "ssim": truth.undefined if truth.window is None else ssim(truth.values, predicted, truth.window),
-        "auc": auc(truth.values > 0, ranks),
-        "moran_measured": truth.moran,
+        "pearson": pearson(measured, predicted),
+        "spearman": pearson(truth.ranks[:, columns], ranks),
+        **errors(measured, predicted),
+        "ssim": _undefined(measured) if truth.window is None else ssim(measured, predicted, truth.window),
+        "auc": auc(measured > 0, ranks),
         "moran_predicted": truth.morans_i(predicted),
-        "ceiling": truth.undefined if truth.ceiling is None else truth.ceiling,
     }
+
+
+def _undefined(values: np.ndarray) -> np.ndarray:
+    """NaN for each column."""
+    return np.full(values.shape[1], np.nan)
 
 
 def score(
@@ -115,6 +128,7 @@ def score(
     :func:`section_metrics`.
     """
     by_gene = gene_metrics(truth, predicted)
+    by_gene = {name: by_gene[name] for name in METRICS}
     frame = pd.DataFrame({"gene": list(genes), **by_gene})
     means = {name: mean_over_genes(values) for name, values in by_gene.items()}
     return frame, means | section_metrics(truth, predicted, frame, gene_sets or {})

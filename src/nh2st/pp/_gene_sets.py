@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix
 
-from nh2st._metrics import best_genes, morans_i, top_size
+from nh2st._metrics import best_genes, blocks, morans_i, top_size
 from nh2st._panel import match_panel
 from nh2st._sections import Spots
 from nh2st.pp import _rank
@@ -72,5 +72,9 @@ def _dispersion(logs: Sequence[csr_matrix]) -> np.ndarray:
 def _morans_i(sections: Sequence[Spots], logs: Sequence[csr_matrix]) -> np.ndarray:
     """Mean over sections, in which a constant gene has 0; NaN where no section has neighbouring spots."""
     graphs = [connectivities(default_graph(one)) for one in sections]
-    scores = [morans_i(log.toarray(), graph) for log, graph in zip(logs, graphs, strict=True) if graph.nnz]
+    scores = [_morans_i_of(csc_matrix(log), graph) for log, graph in zip(logs, graphs, strict=True) if graph.nnz]
     return np.nan_to_num(scores).mean(axis=0) if scores else np.full(logs[0].shape[1], np.nan)
+
+
+def _morans_i_of(log: csc_matrix, graph: csr_matrix) -> np.ndarray:
+    return np.concatenate([morans_i(log[:, columns].toarray(), graph) for columns in blocks(*log.shape)])
