@@ -176,3 +176,9 @@ def test_fine_tuning_refuses_what_the_model_settles(trained, train, given, name)
     sdata, model = trained
     with pytest.raises(ValueError, match=f"init_from= settles {name}"):
         train(sdata, init_from=model, **given)
+
+
+def test_temporary_checkpoints_are_removed_when_training_is_done(sdata, train, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    train(sdata, max_epochs=1)
+    assert list(tmp_path.iterdir()) == []

@@ -108,8 +108,6 @@ def _fit(model: Model, run: Run) -> Model:
     callbacks: list[L.Callback] = [keeper]
     if run.split.validation.any() and schedule.early_stopping:
         callbacks.append(EarlyStopping("val_pearson", mode="max", patience=schedule.patience))
-    if not run.trial:
-        logger.info("Checkpoints are kept in %s.", run.folder)
     with quiet_lightning(), determinism_restored(), torch.random.fork_rng(devices=[]):
         trainer = make_trainer(
             run.place,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from nh2st._device import Precision
 from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM, VARIANT
 from nh2st._scale import Mpp, resolve_mpp, windows_of
 from nh2st._sections import ImageData, find_sections
+from nh2st._settings import logger
 from nh2st.models import Model, load
 from nh2st.pp._gene_sets import gene_sets
 from nh2st.tl._baselines import fit_baselines
@@ -147,8 +149,8 @@ def train(
     resume_from
         ``last.ckpt`` of an interrupted run, to be continued with the same arguments.
     checkpoint_dir
-        Folder for ``best.safetensors`` (the best model so far) and ``last.ckpt``; a temporary folder, named in the log,
-        where absent.
+        Folder for ``best.safetensors`` (the best model so far) and ``last.ckpt``. Where absent, a temporary folder,
+        named in the log, which is removed when training is done.
     layer
         Layer with the counts; ``layers["counts"]`` where there is one, else ``X``.
     sections
@@ -277,6 +279,9 @@ def train(
             start.baselines = fit_baselines(prepared, features, frozen)
         run = Run(prepared, split, schedule, place, process.world_size, folder, resume_from)
         everything = np.ones(len(prepared.section), dtype=bool)
+        logger.info("Checkpoints are kept in %s.", folder)
         model = train_rows(start, run, everything, new=source is None, baselines=True)
+        if folder is not None and checkpoint_dir is None and resume_from is None:
+            shutil.rmtree(folder)
         record_training(data, found, model)
     return model
