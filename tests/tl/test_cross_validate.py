@@ -307,12 +307,13 @@ def test_flagged_genes_are_used_with_a_warning(sdata, caplog):
         ({"layer": "logs"}, ValueError, "negative values"),
         ({"key_added": "a b"}, ValueError, "cannot be stored"),
         ({"key_added": "logs"}, ValueError, "was not written by nh2st"),
+        ({"key_added": "own"}, ValueError, "obs.'own_fold'. exists and was not written by nh2st"),
         ({"device": "abc"}, ValueError, "device='abc' is unknown"),
     ],
 )
 def test_arguments_are_checked_before_pixels_are_read(sdata, unchanged, settings, error, message):
     table = sdata["table"]
-    table.obs["holes"] = table.obs["donor"].astype(object)
+    table.obs["own_fold"], table.obs["holes"] = 1, table.obs["donor"].astype(object)
     table.obs.iloc[[0, 4], -1] = np.nan
     table.layers["empty"], table.layers["logs"] = table.X * 0, table.X * -0.5
     with unchanged(sdata), pytest.raises(error, match=message):

@@ -34,7 +34,10 @@ def training_history(
     save: str | Path | None = None,
     show: bool | None = None,
 ) -> np.ndarray | None:
-    """Plot losses and validation score of each epoch, and mark the epoch whose weights were kept.
+    """Plot losses and validation score of each epoch, and mark the epoch with the best score.
+
+    Of the published network the weights of this epoch are kept. The context network is trained for all epochs, and the
+    score is that of the training without the validation spots.
 
     The loss is the weighted sum of the contrastive losses of the target (query) and of its neighbourhood, and of the
     MSE. The score is the Pearson correlation (PCC) over the validation spots, averaged over genes.

@@ -14,7 +14,7 @@ from anndata import AnnData
 from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX
 from nh2st._metrics import METRICS
 from nh2st._panel import match_panel
-from nh2st._results import check_replaceable, write_predictions
+from nh2st._results import check_ours, check_replaceable, write_predictions
 from nh2st._scale import NATIVE, resolve_mpp
 from nh2st._sections import Section, tables_of
 from nh2st.tl._baselines import BASELINES
@@ -39,6 +39,8 @@ def check_layers(sections: Sequence[Section], key: str, *, baselines: bool, over
     for table in tables_of(sections):
         for model in (MODEL, *((*BASELINES, LINEAR_HEAD) if baselines else ())):
             check_replaceable(table, layer_of(key, model), overwrite=overwrite)
+        ours = "folds" in table.uns.get(NAMESPACE, {}).get(key, {})
+        check_ours(table, f"{key}_{_FOLD_SUFFIX}", ("obs",), ours=ours, overwrite=overwrite)
 
 
 def record_folds(bench: Bench, key: str, folds: Sequence[Fold], results: Sequence[FoldResult], recipe: Recipe) -> None:
