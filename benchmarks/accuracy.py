@@ -197,9 +197,15 @@ def report(out: Path) -> None:
 
 
 def _markdown(table: pd.DataFrame, digits: int) -> str:
-    text = table.map(lambda value: f"{value:.{digits}f}" if isinstance(value, float) else str(value))
-    lines = [list(table.columns), ["---"] * table.shape[1], *text.to_numpy().tolist()]
+    lines = [list(table.columns), ["---"] * table.shape[1]]
+    lines += [[_text(value, digits) for value in row] for row in table.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(value: object, digits: int) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "" if np.isnan(value) else f"{value:.{digits}f}"
 
 
 def _table(scores: pd.DataFrame) -> pd.DataFrame:
@@ -239,8 +245,15 @@ def _comparisons(scores: pd.DataFrame) -> pd.DataFrame:
         if other in (CONTEXT, "training mean"):
             continue
         row = nh.tl.compare(averaged, CONTEXT, other).loc["all"]
-        columns = ["difference", "low", "high", "improved", "p_value", "n_sections", "n_genes"]
-        rows.append({"context minus": other, **row[columns].to_dict()})
+        rows.append(
+            {
+                "context minus": other,
+                **row[["difference", "low", "high", "improved"]],
+                "p_value": "< 0.0001" if row["p_value"] < 1e-4 else f"{row['p_value']:.4f}",
+                "n_sections": int(row["n_sections"]),
+                "n_genes": int(row["n_genes"]),
+            }
+        )
     return pd.DataFrame(rows)
 
 
