@@ -6,6 +6,8 @@ import gc
 import pickle
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -354,27 +356,41 @@ def test_threads_end_when_the_caller_fails(error):
     assert not own_threads()
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals cannot be sent to threads here")
+@pytest.mark.skipif(sys.platform == "win32", reason="the signal cannot be sent to another process there")
 def test_threads_end_when_the_user_interrupts():
-    def slow(part: np.ndarray) -> np.ndarray:
-        time.sleep(0.1)
-        return part
+    # In a process of its own: whatever runs the tests must not get the interrupt.
+    code = """
+import signal, threading, time
+import dask.array as da
+import numpy as np
+from nh2st._patches import iter_batches, plan_windows
+from nh2st._patches._pyramid import make_pyramid
 
-    image = da.map_blocks(slow, made_up(64, 64 * 100, 64), dtype=np.uint8, meta=np.empty((0, 0, 0), dtype=np.uint8))
-    pyramid = make_pyramid("slide", [image], RGB)
-    windows = plan_windows(pyramid, lattice(64, 64 * 100, 64), 20, 20)
-    interrupt = threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
-    # Whatever runs the tests, or an earlier test, may have another handler.
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            interrupt.start()
-            for _ in iter_batches(pyramid, windows, 8):
-                pass
-    finally:
-        interrupt.join()
-        signal.signal(signal.SIGINT, handler)
-    assert not own_threads()
+def slow(part):
+    time.sleep(0.1)
+    return part
+
+image = da.zeros((3, 64, 6400), chunks=(3, 64, 64), dtype=np.uint8)
+image = da.map_blocks(slow, image, dtype=np.uint8, meta=np.empty((0, 0, 0), dtype=np.uint8))
+pyramid = make_pyramid("slide", [image], ["r", "g", "b"])
+windows = plan_windows(pyramid, np.column_stack([np.arange(0, 6400, 64), np.zeros(100)]), 20, 20)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    print("begun", flush=True)
+    for _ in iter_batches(pyramid, windows, 8):
+        pass
+except KeyboardInterrupt:
+    print("interrupted", *(thread.name for thread in threading.enumerate() if thread.name.startswith("nh2st")))
+else:
+    print("read to the end")
+"""
+    reading = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert reading.stdout is not None
+    assert reading.stdout.readline() == "begun\n"
+    time.sleep(0.3)
+    reading.send_signal(signal.SIGINT)
+    printed, errors = reading.communicate(timeout=60)
+    assert printed == "interrupted\n", errors
 
 
 def test_threads_end_promptly_when_batches_are_not_wanted_any_more():
