@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import logging
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 from spatialdata import read_zarr
 from spatialdata.models import Image3DModel
@@ -251,3 +253,41 @@ def test_patches_from_disk(make_section, read, tmp_path, noise):
     make_section(noise, [(50, 50)], scale_factors=[2]).write(tmp_path / "a.zarr")
     again = read_zarr(tmp_path / "a.zarr")
     np.testing.assert_array_equal(read(again, 16), read(make_section(noise, [(50, 50)]), 16))
+
+
+@pytest.fixture
+def stored(tmp_path, noise):
+    """Lazy image on disk."""
+    on_disk = zarr.create_array(tmp_path / "image.zarr", data=noise, chunks=(3, 64, 64))
+    return da.from_zarr(on_disk)
+
+
+def around_the_middle(array):
+    pyramid = make_pyramid("image", [array], RGB)
+    return read_patches(pyramid, plan_windows(pyramid, np.array([[70.0, 60.0]]), 100, 100))[0]
+
+
+def test_stored_images_are_read_without_a_graph(stored, noise, monkeypatch):
+    def compute(self, **kwargs):
+        raise AssertionError("each graph costs milliseconds")
+
+    pyramid = make_pyramid("image", [stored], RGB)
+    monkeypatch.setattr(da.Array, "compute", compute)
+    pixels = pyramid.read(pyramid.levels[0], slice(10, 80), slice(5, 130))
+    np.testing.assert_array_equal(pixels, noise[:, 10:80, 5:130].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: 255 - image,
+        lambda image: image[::-1],
+        lambda image: image.map_blocks(np.invert),
+        lambda image: dask.optimize(image.map_blocks(np.invert))[0],
+        lambda image: da.concatenate([image[:, :50], image[:, 50:] // 2], axis=1),
+    ],
+    ids=["arithmetic", "order of channels", "blocks", "optimized", "joined"],
+)
+def test_images_computed_from_stored_ones(stored, change):
+    expected = change(stored).compute().transpose(1, 2, 0)
+    np.testing.assert_array_equal(around_the_middle(change(stored)), expected[10:110, 20:120])

@@ -17,7 +17,7 @@ from nh2st._patches._windows import Windows
 from nh2st._settings import format_bytes, settings
 
 BATCH_SHARE = 0.25
-_SLAB_BYTES = 64 * 2**20
+_SLAB_BYTES = 32 * 2**20
 _PIECE_BYTES = 4 * 2**20
 _DECODED_COPIES = 2
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nh2st._patches._store import check_store
+from nh2st._patches._store import check_store, stored_as
 from nh2st._patches._threads import n_workers
 from nh2st._settings import logger
 
@@ -132,7 +132,7 @@ def _merged(edges: np.ndarray) -> list[slice]:
 
 def _compute(name: str, array: Any, y: slice, x: slice, scheduler: str = "threads") -> np.ndarray:
     try:
-        window = array[:, y, x]
+        window = stored_as(array)[:, y, x]
         # In this process, whatever clients of clusters there are.
         window = window.compute(scheduler=scheduler) if hasattr(window, "compute") else np.asarray(window)
         if not window.any():
