@@ -3,11 +3,13 @@
     python benchmarks/accuracy.py run --out study --seeds 3
     python benchmarks/accuracy.py report study
     python benchmarks/accuracy.py calibrate
+    python benchmarks/accuracy.py integers
 
 `run` cross-validates every network on HER2-positive breast cancer (leave a section out, leave a donor out) and on mouse
 olfactory bulb (leave a section out), and writes the scores of each into a file; what is there is not done again.
 Images and counts come from the folder that NH2ST_DATA_DIR names, else they are downloaded. `report` prints the tables,
-`calibrate` how often measured values lie within the predicted intervals of the context network.
+`calibrate` how often measured values lie within the predicted intervals of the context network, `integers` what the
+network loses where its encoder computes in 8-bit integers.
 """
 
 from __future__ import annotations
@@ -263,15 +265,44 @@ def calibrate(device: str) -> None:
     """Train without each section, and count how many of its measured values lie within the predicted intervals."""
     nh.settings.verbosity = "warning"
     rows = []
-    for name, scheme in SCHEMES.items():
-        sdata = scheme.read(list(scheme.groups))
-        for group in sorted(set(scheme.groups.values())):
-            held_out = [section for section, of in scheme.groups.items() if of == group]
-            rest = [section for section in scheme.groups if section not in held_out]
-            model = nh.tl.train(sdata, genes=N_GENES, sections=rest, groups=scheme.groups, device=device)
-            nh.tl.predict(sdata, model, sections=held_out, overwrite=True, device=device)
-            rows.append({"scheme": name, "held out": " ".join(held_out), **_coverage(sdata, held_out)})
+    for name, sdata, held_out, model in _without_each_group(tuple(SCHEMES), device=device):
+        nh.tl.predict(sdata, model, sections=held_out, overwrite=True, device=device)
+        rows.append({"scheme": name, "held out": " ".join(held_out), **_coverage(sdata, held_out)})
     click.echo(_markdown(pd.DataFrame(rows), 3))
+
+
+@main.command()
+@click.option("--encoder", default="tf_efficientnet_lite0", show_default=True)
+@click.option("--encoder-weights", default="pretrained", show_default=True, help="'pretrained', or a file.")
+def integers(encoder: str, encoder_weights: str) -> None:
+    """Train without each section, and predict it in 8-bit integers too: scores of both, and how they correlate."""
+    nh.settings.verbosity = "warning"
+    rows = []
+    schemes = tuple(name for name in SCHEMES if "section" in name)
+    settings = {"encoder": encoder, "encoder_weights": encoder_weights, "device": "cpu"}
+    for name, sdata, held_out, model in _without_each_group(schemes, **settings):
+        values, scores = {}, {}
+        for precision in ("32", "int8"):
+            nh.tl.predict(sdata, model, precision=precision, sections=held_out, overwrite=True, device="cpu")
+            values[precision] = _predicted(sdata, held_out)
+            scores[f"PCC, {precision}"] = _raw_pearson(sdata, held_out)
+        agreement = np.median([np.corrcoef(*pair)[0, 1] for pair in zip(*values.values(), strict=True)])
+        row = {"scheme": name, "held out": " ".join(held_out), **scores, "correlation of the two": float(agreement)}
+        rows.append(row)
+    click.echo(_markdown(pd.DataFrame(rows), 4))
+
+
+def _without_each_group(
+    schemes: tuple[str, ...], **settings: Any
+) -> Iterator[tuple[str, SpatialData, list[str], nh.models.Model]]:
+    """Context networks that were trained without each group, with the scheme, the sections and what was left out."""
+    for name in schemes:
+        groups = SCHEMES[name].groups
+        sdata = SCHEMES[name].read(list(groups))
+        for group in sorted(set(groups.values())):
+            held_out = [section for section, of in groups.items() if of == group]
+            rest = [section for section in groups if section not in held_out]
+            yield name, sdata, held_out, nh.tl.train(sdata, genes=N_GENES, sections=rest, groups=groups, **settings)
 
 
 def _coverage(sdata: SpatialData, sections: list[str]) -> dict[str, float]:
@@ -285,6 +316,18 @@ def _coverage(sdata: SpatialData, sections: list[str]) -> dict[str, float]:
     z = z[np.isfinite(z)]
     within = {f"within {share:.0%} interval": float((np.abs(z) < norm.ppf((1 + share) / 2)).mean()) for share in SHARES}
     return {**within, "mean of z": float(z.mean()), "sd of z": float(z.std())}
+
+
+def _predicted(sdata: SpatialData, sections: list[str]) -> np.ndarray:
+    """Predicted values (genes, spots) of the panel."""
+    table = sdata["table"][sdata["table"].obs["region"].isin(sections).to_numpy()]
+    return _dense(table[:, table.var["nh2st_predicted"].to_numpy()].layers["nh2st"]).T
+
+
+def _raw_pearson(sdata: SpatialData, sections: list[str]) -> float:
+    """Mean over genes of the correlation of the predictions with raw truth."""
+    scores = nh.tl.evaluate(sdata, sections=sections)
+    return float(scores.loc[(scores["model"] == "model") & (scores["truth"] == "raw"), "pearson"].mean())
 
 
 def _dense(values: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ import argparse
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,10 +27,15 @@ from nh2st._patches import iter_batches
 from nh2st._scale import patch_windows
 from nh2st._sections import find_sections
 from nh2st.models import Model
+from nh2st.nn import Encoder
 
 GROWTH = (1, 4, 16)
 END_TO_END, ENCODER, READER, RELEASED = "nh2st, from disk to layer", "bare encoder", "bare reader", "released way"
-BY_OPENVINO = ", by OpenVINO"
+WAYS = {
+    ", by torch": {"openvino": False, "precision": "auto"},
+    ", by OpenVINO": {"openvino": True, "precision": "auto"},
+    ", by OpenVINO in 8-bit integers": {"openvino": True, "precision": "int8"},
+}
 
 
 def main() -> None:
@@ -40,28 +46,46 @@ def main() -> None:
     nh.settings.verbosity = "error"
     print(f"{describe_machine(device)}\n{options.encoder}, {options.patch_px} px, {options.genes} genes")
     model = random_model(options.encoder, options.patch_px, options.genes)
+    ways = usable_ways(device)
     with tempfile.TemporaryDirectory() as folder:
         path = write_slide(Path(folder), options.side_px)
-        runs = {
-            END_TO_END: lambda: end_to_end(options, path, model, options.spots, openvino=False),
-            ENCODER: bare_encoder(options, model.network.encoder, device),
-            READER: lambda: bare_reader(options, path, options.spots),
-            RELEASED: released(options, model, device),
-        }
-        if find_spec("openvino") and device.type == "cpu":
-            converted = with_openvino(model.network.encoder, options.patch_px)
-            runs[END_TO_END + BY_OPENVINO] = lambda: end_to_end(options, path, model, options.spots)
-            runs[ENCODER + BY_OPENVINO] = bare_encoder(options, converted, device)
+        runs = {READER: lambda: bare_reader(options, path, options.spots), RELEASED: released(options, model, device)}
+        for name in ways:
+            runs[END_TO_END + name] = partial(end_to_end, options, path, model, options.spots, **WAYS[name])
+            runs[ENCODER + name] = bare_encoder(options, run_by(name, model.network.encoder, options.patch_px), device)
         rates = side_by_side(runs, device, options.repeats)
-        growth = [(factor, timed_growth(options, path, model, device, factor)) for factor in GROWTH]
+        growth = [timed_growth(options, path, model, device, factor, ways) for factor in GROWTH]
+    print_rates(rates, ways)
     rows = [
-        [name, f"{rate:.1f}", f"{rate / rates[ENCODER]:.2f}", f"{rate / rates[RELEASED]:.1f}"]
-        for name, rate in rates.items()
+        [f"x{factor}", str(options.spots * factor), *(f"{1000 / rate:.2f}" for rate in rates.values())]
+        for factor, rates in zip(GROWTH, growth, strict=True)
     ]
-    print_table("Prediction", ["", "spots/s", "of the bare encoder's", "x released way"], rows)
-    rows = [[f"x{factor}", str(options.spots * factor), f"{1000 / rate:.2f}"] for factor, rate in growth]
-    print_table("Milliseconds a spot as the spots grow, from disk to layer", ["", "spots", "ms a spot"], rows)
+    print_table("Milliseconds a spot as the spots grow, from disk to layer", ["", "spots", *growth[0]], rows)
     print(f"\nPeak memory: {peak_memory_gb(device)}")
+
+
+def usable_ways(device: torch.device) -> list[str]:
+    """Ways to run the encoder for which the packages are there."""
+    there = [True, find_spec("openvino"), find_spec("openvino") and find_spec("nncf")]
+    return [name for name, usable in zip(WAYS, there, strict=True) if usable][: None if device.type == "cpu" else 1]
+
+
+def run_by(way: str, encoder: Encoder, patch_px: int) -> nn.Module:
+    """The encoder as it is run in a way."""
+    if not WAYS[way]["openvino"]:
+        return encoder
+    return with_openvino(encoder, patch_px, "int8" if WAYS[way]["precision"] == "int8" else "32")
+
+
+def print_rates(rates: dict[str, float], ways: list[str]) -> None:
+    """Print speeds beside those of the bare encoder, run in the same way, and of the released way."""
+    rows = []
+    for name, rate in rates.items():
+        its_way = next((way for way in reversed(ways) if name.endswith(way)), ways[0])
+        of_torch, of_encoder = (rate / rates[ENCODER + way] for way in (ways[0], its_way))
+        rows.append([name, f"{rate:.1f}", f"{of_encoder:.2f}", f"{of_torch:.2f}", f"{rate / rates[RELEASED]:.1f}"])
+    header = ["", "spots/s", "of the bare encoder's", "of the bare encoder's by torch", "x released way"]
+    print_table("Prediction", header, rows)
 
 
 def parse_options() -> argparse.Namespace:
@@ -79,13 +103,16 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def end_to_end(options: argparse.Namespace, path: Path, model: Model, n_spots: int, *, openvino: bool = True) -> int:
+def end_to_end(
+    options: argparse.Namespace, path: Path, model: Model, n_spots: int, *, openvino: bool, precision: str
+) -> int:
     """Open the store, predict, write the layer; how many spots there were."""
     nh.settings.openvino = openvino
     sdata = with_spots(path, square_grid(n_spots, options.side_px, options.window_px), model.genes)
     # The scale at which a window of the model's patch size covers the wanted pixels.
     model.patch_um = float(options.window_px)
-    nh.tl.predict(sdata, model, batch_size=options.batch_size, device=options.device, mpp=1.0)
+    place = {"device": options.device, "precision": precision}
+    nh.tl.predict(sdata, model, batch_size=options.batch_size, mpp=1.0, **place)
     return sdata["table"].n_obs
 
 
@@ -127,10 +154,13 @@ def released(options: argparse.Namespace, model: Model, device: torch.device) ->
     return run
 
 
-def timed_growth(options: argparse.Namespace, path: Path, model: Model, device: torch.device, factor: int) -> float:
-    """Spots per second of a single call with `factor` times the spots."""
+def timed_growth(
+    options: argparse.Namespace, path: Path, model: Model, device: torch.device, factor: int, ways: list[str]
+) -> dict[str, float]:
+    """Spots per second of a single call with `factor` times the spots, in each way."""
     n_spots = options.spots * factor
-    return side_by_side({"": lambda: end_to_end(options, path, model, n_spots)}, device, 1, warm_up=False)[""]
+    runs = {name.strip(", "): partial(end_to_end, options, path, model, n_spots, **WAYS[name]) for name in ways}
+    return side_by_side(runs, device, 1, warm_up=False)
 
 
 if __name__ == "__main__":

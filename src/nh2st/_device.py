@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 
 Precision: TypeAlias = Literal["auto", "32", "bf16"]
+InferencePrecision: TypeAlias = Literal["auto", "32", "bf16", "int8"]
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nh2st._device import Precision, autocast, resolve_device, resolve_precision
-from nh2st._inference._openvino import with_openvino
+from nh2st._device import InferencePrecision, autocast, resolve_device, resolve_precision
+from nh2st._inference._int8 import check_int8
+from nh2st._inference._openvino import CpuPrecision, with_openvino
 from nh2st._patches import Pyramid, Windows
 from nh2st._settings import logger
 
@@ -30,13 +31,13 @@ class Job:
     `module` takes uint8 patches (k, px, px, 3) and gives a tuple of tensors (k, width) of types that numpy knows.
     `device` and `precision` are resolved where the job runs, which may be another machine. With `order` "F" rows are
     collected column by column, as sparse layers hold them. With `openvino_px`, the side of the patches, encoders are
-    run by OpenVINO where the job runs on a CPU.
+    run by OpenVINO where the job runs on a CPU; with `precision` "int8" in 8-bit integers.
     """
 
     module: nn.Module
     batch_size: int
     device: str | torch.device = "auto"
-    precision: Precision = "auto"
+    precision: InferencePrecision = "auto"
     order: Literal["C", "F"] = "C"
     openvino_px: int | None = None
     _place: torch.device = field(default=torch.device("cpu"), init=False)
@@ -46,11 +47,14 @@ class Job:
     def prepare(self) -> None:
         """Bring the module to the device, if it is not there yet."""
         self._place = resolve_device(self.device)
-        self._cast = resolve_precision(self.precision, self._place)
+        if self.precision == "int8":
+            check_int8(self._place)
+        self._cast = "32" if self.precision == "int8" else resolve_precision(self.precision, self._place)
         self.module.to(self._place).eval()
         with _CONVERTING:
             if self.openvino_px is not None and self._place.type == "cpu" and self._cast == "32":
-                self.module, self.openvino_px = with_openvino(self.module, self.openvino_px), None
+                rounded: CpuPrecision = "int8" if self.precision == "int8" else "32"
+                self.module, self.openvino_px = with_openvino(self.module, self.openvino_px, rounded), None
 
     def portable(self) -> Job:
         """The same job with its module on the CPU, as other machines may have no other device."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from threading import Lock
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nh2st._inference._int8 import compare_features, quantize, tissue_patches
 from nh2st._patches import Windows
 from nh2st._settings import logger, settings
 from nh2st.nn import Encoder
@@ -23,7 +26,11 @@ from nh2st.nn._encoder import evaluating
 _LEAST_PIXELS = 128 * 224**2
 """A conversion takes about as long as to encode this many pixels of patches without it."""
 _TOLERANCE = 1e-3
+_N_COMPARED = 16
+_PATCHES_AT_ONCE = 4
 _TELEMETRY = "openvino_telemetry"
+
+CpuPrecision: TypeAlias = Literal["32", "int8"]
 
 
 def pays_off(windows: Sequence[Windows]) -> bool:
@@ -32,15 +39,20 @@ def pays_off(windows: Sequence[Windows]) -> bool:
     return there and sum(len(one) * one.patch_px**2 for one in windows) >= _LEAST_PIXELS
 
 
-def with_openvino(module: nn.Module, patch_px: int) -> nn.Module:
+def with_openvino(module: nn.Module, patch_px: int, precision: CpuPrecision = "32") -> nn.Module:
     """A module on the CPU with its encoders run by OpenVINO; other weights are shared with the module.
 
     Encoders that OpenVINO cannot run stay as they are, after a warning.
+
+    Raises
+    ------
+    RuntimeError
+        If an encoder cannot be run in 8-bit integers.
     """
     # Only the modules are copied: the caller's encoders go on with torch.
     copied = copy.deepcopy(module, {id(weight): weight for weight in (*module.parameters(), *module.buffers())})
     for encoder, its_copy in zip(_encoders(module), _encoders(copied), strict=True):
-        if (compiled := _find_or_compile(encoder, patch_px)) is not None:
+        if (compiled := _find_or_compile(encoder, patch_px, precision)) is not None:
             its_copy.forward = partial(_forward, its_copy, compiled)  # type: ignore[method-assign]
     return copied
 
@@ -50,44 +62,62 @@ def _encoders(module: nn.Module) -> list[Encoder]:
 
 
 class _Compiled:
-    """An encoder as OpenVINO runs it in float32, one batch at a time."""
+    """An encoder as OpenVINO runs it, one batch at a time: a few patches a thread, which stay in its cache."""
 
-    def __init__(self, run: Callable[[Any], Any], shape: tuple[int, ...]) -> None:
-        self._run, self._shape, self._busy = run, shape, Lock()
+    def __init__(self, compiled: Any, queue: Any) -> None:
+        self._queue, self._busy = queue, Lock()
+        shapes = (list(port.partial_shape)[1:] for port in (compiled.input(0), compiled.output(0)))
+        self._shape, self._row_shape = (tuple(length.get_length() for length in shape) for shape in shapes)
+        queue.set_callback(_copy_rows)
 
     def takes(self, images: Tensor) -> bool:
         return images.dtype == torch.uint8 and images.shape[1:] == self._shape
 
     def __call__(self, images: Tensor) -> Tensor:
+        pixels = images.contiguous().numpy()
+        rows = np.empty((len(pixels), *self._row_shape), dtype=np.float32)
         with self._busy:
-            return torch.from_numpy(self._run(images.contiguous().numpy())[0].copy())
+            for first in range(0, len(pixels), _PATCHES_AT_ONCE):
+                part = slice(first, first + _PATCHES_AT_ONCE)
+                self._queue.start_async(pixels[part], rows[part])
+            self._queue.wait_all()
+        return torch.from_numpy(rows)
 
 
-_known: WeakKeyDictionary[Encoder, tuple[Hashable, _Compiled | None]] = WeakKeyDictionary()
+def _copy_rows(request: Any, rows: np.ndarray) -> None:
+    rows[:] = request.get_output_tensor(0).data
+
+
+_known: WeakKeyDictionary[Encoder, dict[CpuPrecision, tuple[Hashable, _Compiled | None]]] = WeakKeyDictionary()
 
 
 def _forward(encoder: Encoder, compiled: _Compiled, images: Tensor) -> Tensor:
-    return compiled(images) if compiled.takes(images) else type(encoder).forward(encoder, images)
+    pixels = images if images.shape[-1] == 3 else images.movedim(1, -1)
+    return compiled(pixels) if compiled.takes(pixels) else type(encoder).forward(encoder, images)
 
 
-def _find_or_compile(encoder: Encoder, patch_px: int) -> _Compiled | None:
+def _find_or_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> _Compiled | None:
     weights = [(one.data_ptr(), one._version) for one in encoder.state_dict().values()]
     key = (patch_px, torch.get_num_threads(), *weights)
-    known, compiled = _known.get(encoder, (None, None))
+    known, compiled = _known.setdefault(encoder, {}).get(precision, (None, None))
     if known == key:
         return compiled
     try:
-        compiled = _compile(encoder, patch_px)
-        logger.info("Encoder %r is run by OpenVINO.", encoder.name)
-    except Exception as error:  # noqa: BLE001 - whatever OpenVINO lacks for an encoder, torch has
+        compiled = _compile(encoder, patch_px, precision)
+        rounded = " in 8-bit integers" if precision == "int8" else ""
+        logger.info("Encoder %r is run by OpenVINO%s.", encoder.name, rounded)
+    except Exception as error:  # whatever OpenVINO lacks for an encoder, torch has
         compiled = None
         reason = str(error).strip().partition("\n")[0]
+        if precision == "int8":
+            msg = f'Encoder {encoder.name!r} cannot be run in 8-bit integers: {reason} Use precision="auto".'
+            raise RuntimeError(msg) from error
         logger.warning("OpenVINO cannot run encoder %r, so that torch does: %s", encoder.name, reason)
-    _known[encoder] = key, compiled
+    _known[encoder][precision] = key, compiled
     return compiled
 
 
-def _compile(encoder: Encoder, patch_px: int) -> _Compiled:
+def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> _Compiled:
     """Convert an encoder.
 
     Raises
@@ -95,17 +125,26 @@ def _compile(encoder: Encoder, patch_px: int) -> _Compiled:
     ValueError
         If it does not give what torch gives.
     """
-    openvino = _import_openvino()
+    openvino = _import("openvino", "openvino.tools.ovc.convert_impl")
     shape = (patch_px, patch_px, 3)
     example = torch.zeros(2, *shape, dtype=torch.uint8)
     with evaluating(encoder), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(encoder, example, check_trace=False)
         model = openvino.convert_model(traced, example_input=example, input=[(-1, *shape)])
+    if precision == "int8":
+        _import("nncf")
+        model = quantize(model, patch_px, transformer=not encoder.convolutional)
     # Without the hint, processors with units for half precision would compute in it.
-    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = _Compiled(openvino.Core().compile_model(model, "CPU", {**hints, "PERFORMANCE_HINT": "LATENCY"}), shape)
-    _compare(encoder, compiled, torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator()))
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
+    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    on_cpu = openvino.Core().compile_model(model, "CPU", {**hints, **threads})
+    compiled = _Compiled(on_cpu, openvino.AsyncInferQueue(on_cpu))
+    if precision == "int8":
+        images = torch.from_numpy(tissue_patches(patch_px, _N_COMPARED, seed=1))
+        compare_features(encoder, compiled(images), images)
+    else:
+        _compare(encoder, compiled, torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator()))
     return compiled
 
 
@@ -118,16 +157,19 @@ def _compare(encoder: Encoder, compiled: _Compiled, images: Tensor) -> None:
         raise ValueError(msg)
 
 
-def _import_openvino() -> Any:
-    """OpenVINO without the package that reports imports and conversions to its makers: nothing leaves this machine."""
+def _import(*names: str) -> Any:
+    """Import modules without the package that reports their use to the makers: nothing leaves this machine.
+
+    Returns
+    -------
+    The first of them.
+    """
     before = sys.modules.get(_TELEMETRY)
     if before is None:
-        # An import of it fails then, for which OpenVINO is prepared.
+        # An import of it fails then, for which its users are prepared.
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
-        import openvino
-        import openvino.tools.ovc.convert_impl
+        return [import_module(name) for name in names][0]
     finally:
         if before is None:
             del sys.modules[_TELEMETRY]
-    return openvino

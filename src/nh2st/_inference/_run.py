@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nh2st._device import Precision, resolve_device, resolve_precision
+from nh2st._device import InferencePrecision, resolve_device, resolve_precision
 from nh2st._inference._cluster import check_workers, run_on_cluster
+from nh2st._inference._int8 import check_int8
 from nh2st._inference._job import Job
 from nh2st._inference._local import run_here
 from nh2st._inference._openvino import pays_off
@@ -19,20 +20,24 @@ from nh2st._sections import Section
 from nh2st._settings import progress
 
 
-def check_place(device: str, precision: Precision, client: Any) -> None:
+def check_place(device: str, precision: InferencePrecision, client: Any) -> None:
     """Make sure, before any work, that it can be done where it is to be done.
 
     Raises
     ------
     ValueError, TypeError
-        If device or precision are unknown, or `client` is no client.
+        If device or precision are unknown or do not go together, or `client` is no client.
+    ImportError
+        If packages for 8-bit integers are missing.
     RuntimeError
         If this process lacks the device, or a worker of the cluster this version of the package.
     """
-    if client is None:
-        resolve_precision(precision, resolve_device(device))
-    else:
+    if client is not None:
         check_workers(client)
+    elif precision == "int8":
+        check_int8(resolve_device(device))
+    else:
+        resolve_precision(precision, resolve_device(device))
 
 
 def run(
@@ -64,7 +69,7 @@ def run(
     """
     if not sections:
         return
-    if pays_off(windows):
+    if job.precision == "int8" or pays_off(windows):
         job = replace(job, openvino_px=windows[0].patch_px)
     images = [(one.name, one.image, window) for one, window in zip(sections, windows, strict=True)]
     with progress(None, description, total=sum(map(len, windows))) as bar:

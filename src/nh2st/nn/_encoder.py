@@ -178,7 +178,7 @@ class Encoder(nn.Module):
             If the images are of another shape or type.
         """
         output = self(images)
-        return output if self._is_map(output) else self._pool(output)[:, :, None, None]
+        return output if self._is_map(output) else self.pool(output)[:, :, None, None]
 
     def features(self, images: Tensor) -> Tensor:
         """Pool the map or the tokens of patches, frozen: in evaluation mode and without gradients.
@@ -193,7 +193,24 @@ class Encoder(nn.Module):
         Features (P, n_features).
         """
         with evaluating(self):
-            return self._pool(self(images))
+            return self.pool(self(images))
+
+    def pool(self, output: Tensor) -> Tensor:
+        """Pool what the encoder gave.
+
+        Parameters
+        ----------
+        output
+            Map (P, C, h, w) or tokens of the patches.
+
+        Returns
+        -------
+        Features (P, n_features).
+        """
+        if self.pooling == "timm":
+            return self.model.forward_head(output, pre_logits=True)
+        patches = output[:, self.model.num_prefix_tokens :]
+        return torch.cat([output[:, 0], patches.mean(1)], dim=1)
 
     def map_shape(self, patch_px: int) -> tuple[int, int, int]:
         """Shape (C, h, w) of what :meth:`maps` gives for one patch.
@@ -220,12 +237,6 @@ class Encoder(nn.Module):
 
     def _is_map(self, output: Tensor) -> bool:
         return output.ndim == 4 and output.shape[1] == self.model.num_features
-
-    def _pool(self, output: Tensor) -> Tensor:
-        if self.pooling == "timm":
-            return self.model.forward_head(output, pre_logits=True)
-        patches = output[:, self.model.num_prefix_tokens :]
-        return torch.cat([output[:, 0], patches.mean(1)], dim=1)
 
     def _normalize(self, images: Tensor) -> Tensor:
         scaled = channel_first(images).contiguous(memory_format=torch.channels_last) / 255

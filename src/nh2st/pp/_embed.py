@@ -11,7 +11,7 @@ import numpy as np
 from anndata import AnnData
 
 from nh2st._arguments import at_least_one
-from nh2st._device import Precision
+from nh2st._device import InferencePrecision
 from nh2st._inference import check_place, checksum, features_of
 from nh2st._keys import EMBEDDING, ENCODER, NAMESPACE, PATCH_PX, PATCH_UM
 from nh2st._results import check_key, check_ours
@@ -31,7 +31,7 @@ def embed(
     batch_size: int = 64,
     mpp: Mpp = None,
     device: str = "auto",
-    precision: Precision = "auto",
+    precision: InferencePrecision = "auto",
     client: Any = None,
     overwrite: bool = False,
     sections: Iterable[str] | None = None,
@@ -68,7 +68,8 @@ def embed(
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
     precision
-        ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device.
+        ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device; or, on a CPU, ``"int8"`` for 8-bit
+        integers, several times as fast and less exact (see :func:`nh2st.tl.predict`).
     client
         A ``dask.distributed.Client``, whose workers share the work (see :func:`nh2st.tl.predict`).
     overwrite
@@ -92,6 +93,11 @@ def embed(
         replaced that are not ours.
     OSError
         If an image cannot be read; section and image are named, and nothing is written.
+    RuntimeError
+        If a GPU is out of memory with half the batch too, the workers of the cluster cannot do the work, or the encoder
+        does not bear 8-bit integers.
+    ImportError
+        If a package for 8-bit integers is missing.
 
     Examples
     --------

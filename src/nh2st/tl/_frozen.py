@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from nh2st._device import Precision
+from nh2st._device import InferencePrecision
 from nh2st._inference import checksum, features_of, maps_of
 from nh2st._patches import Windows
 from nh2st._scale import scaled_windows
@@ -38,7 +38,7 @@ def context_features(
     sections: Sequence[Section],
     windows: Sequence[Windows],
     device: str | torch.device,
-    precision: Precision,
+    precision: InferencePrecision,
     *,
     batch_size: int = _BATCH,
     client: Any = None,

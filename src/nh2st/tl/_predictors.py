@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nh2st._device import Precision, resolve_device
+from nh2st._device import InferencePrecision, resolve_device
 from nh2st._inference import Job, run
 from nh2st._patches import Windows
 from nh2st._sections import Section
@@ -30,7 +30,7 @@ class Encoding:
 
     batch_size: int
     device: str
-    precision: Precision
+    precision: InferencePrecision
     client: Any
 
 

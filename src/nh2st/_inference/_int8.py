@@ -1,0 +1,92 @@
+"""Encoders in 8-bit integers, whose scales are set on made-up tissue: what a patch gives depends on no other patch."""
+
+from __future__ import annotations
+
+import io
+import logging
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nh2st.datasets._stain import draw_stain, stain_tissue
+from nh2st.datasets._tissue import grow_tissue
+from nh2st.nn import Encoder
+
+_N_PATCHES = 64
+_PATCHES_A_STAIN = 8
+_TISSUE_UM = 600
+_SIDES_UM = (112, 224, 448)
+_LEAST_EXPLAINED = 0.5
+
+
+def check_int8(device: torch.device) -> None:
+    """Make sure that encoders can be run in 8-bit integers.
+
+    Raises
+    ------
+    ValueError
+        If the device is no CPU.
+    ImportError
+        If the packages for it are missing.
+    """
+    if device.type != "cpu":
+        msg = f'precision="int8" is for CPUs, not for {str(device)!r}. Use device="cpu", or precision="auto".'
+        raise ValueError(msg)
+    if missing := [package for package in ("openvino", "nncf") if find_spec(package) is None]:
+        msg = f'precision="int8" needs {" and ".join(missing)}: pip install "nh2st[int8]".'
+        raise ImportError(msg)
+
+
+def quantize(model: Any, patch_px: int, *, transformer: bool) -> Any:
+    """A model of OpenVINO with weights and activations in 8-bit integers, calibrated on made-up tissue."""
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    dataset = nncf.Dataset([patch[None] for patch in tissue_patches(patch_px, _N_PATCHES, seed=0)])
+    kind = nncf.ModelType.TRANSFORMER if transformer else None
+    # It draws progress bars there.
+    with redirect_stdout(io.StringIO()):
+        return nncf.quantize(model, dataset, subset_size=_N_PATCHES, model_type=kind)
+
+
+def compare_features(encoder: Encoder, given: Tensor, images: Tensor) -> None:
+    """Make sure that features survive the rounding.
+
+    Parameters
+    ----------
+    encoder
+        What gives the exact features.
+    given
+        What the rounded encoder gives in place of the encoder's own map or tokens.
+    images
+        The patches.
+
+    Raises
+    ------
+    ValueError
+        If the rounded features explain too little of the exact ones' variance over the patches.
+    """
+    exact = encoder.features(images)
+    error = (encoder.pool(given) - exact).square().sum() / (exact - exact.mean(dim=0)).square().sum()
+    if not 1 - error >= _LEAST_EXPLAINED:
+        msg = f"rounded features explain only {max(0, 1 - float(error)):.0%} of the variance of the exact ones."
+        raise ValueError(msg)
+
+
+def tissue_patches(patch_px: int, n_patches: int, seed: int) -> np.ndarray:
+    """Patches (n, patch_px, patch_px, 3) of synthetic tissue in several stains and magnifications."""
+    rng = np.random.default_rng(seed)
+    patches = np.empty((n_patches, patch_px, patch_px, 3), dtype=np.uint8)
+    for number in range(n_patches):
+        if number % _PATCHES_A_STAIN == 0:
+            slide = Image.fromarray(stain_tissue(rng, grow_tissue(rng, _TISSUE_UM), draw_stain(rng)))
+        side = _SIDES_UM[number % len(_SIDES_UM)]
+        x, y = rng.integers(0, _TISSUE_UM - side, 2)
+        box = (x, y, x + side, y + side)
+        patches[number] = np.asarray(slide.resize((patch_px, patch_px), Image.Resampling.BILINEAR, box=box))
+    return patches
