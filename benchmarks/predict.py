@@ -19,7 +19,7 @@ import torch
 from _common import describe_machine, peak_memory_gb, print_table, side_by_side
 from _released import ENCODINGS_PER_SPOT, released_predict
 from _slides import random_model, square_grid, with_spots, write_slide
-from torch import nn
+from torch import Tensor
 
 import nh2st as nh
 from nh2st._inference._openvino import with_openvino
@@ -27,10 +27,11 @@ from nh2st._patches import iter_batches
 from nh2st._scale import patch_windows
 from nh2st._sections import find_sections
 from nh2st.models import Model
-from nh2st.nn import Encoder
+from nh2st.nn import NH2ST
 
 GROWTH = (1, 4, 16)
-END_TO_END, ENCODER, READER, RELEASED = "nh2st, from disk to layer", "bare encoder", "bare reader", "released way"
+END_TO_END, NETWORK, ENCODER = "nh2st, from disk to layer", "bare network", "bare encoder"
+READER, RELEASED = "bare reader", "released way"
 WAYS = {
     ", by torch": {"openvino": False, "precision": "auto"},
     ", by OpenVINO": {"openvino": True, "precision": "auto"},
@@ -52,7 +53,9 @@ def main() -> None:
         runs = {READER: lambda: bare_reader(options, path, options.spots), RELEASED: released(options, model, device)}
         for name in ways:
             runs[END_TO_END + name] = partial(end_to_end, options, path, model, options.spots, **WAYS[name])
-            runs[ENCODER + name] = bare_encoder(options, run_by(name, model.network.encoder, options.patch_px), device)
+            network = run_by(name, model.network, options.patch_px).to(device).eval()
+            runs[NETWORK + name] = bare(options, network.predict, device)
+            runs[ENCODER + name] = bare(options, network.encoder, device)
         rates = side_by_side(runs, device, options.repeats)
         growth = [timed_growth(options, path, model, device, factor, ways) for factor in GROWTH]
     print_rates(rates, ways)
@@ -70,21 +73,22 @@ def usable_ways(device: torch.device) -> list[str]:
     return [name for name, usable in zip(WAYS, there, strict=True) if usable][: None if device.type == "cpu" else 1]
 
 
-def run_by(way: str, encoder: Encoder, patch_px: int) -> nn.Module:
-    """The encoder as it is run in a way."""
+def run_by(way: str, network: NH2ST, patch_px: int) -> NH2ST:
+    """The network as it is run in a way."""
     if not WAYS[way]["openvino"]:
-        return encoder
-    return with_openvino(encoder, patch_px, "int8" if WAYS[way]["precision"] == "int8" else "32")
+        return network
+    return with_openvino(network, patch_px, "int8" if WAYS[way]["precision"] == "int8" else "32")
 
 
 def print_rates(rates: dict[str, float], ways: list[str]) -> None:
-    """Print speeds beside those of the bare encoder, run in the same way, and of the released way."""
+    """Print speeds beside those of the bare network and encoder, run in the same way, and of the released way."""
     rows = []
     for name, rate in rates.items():
         its_way = next((way for way in reversed(ways) if name.endswith(way)), ways[0])
-        of_torch, of_encoder = (rate / rates[ENCODER + way] for way in (ways[0], its_way))
-        rows.append([name, f"{rate:.1f}", f"{of_encoder:.2f}", f"{of_torch:.2f}", f"{rate / rates[RELEASED]:.1f}"])
-    header = ["", "spots/s", "of the bare encoder's", "of the bare encoder's by torch", "x released way"]
+        compared = [NETWORK + its_way, ENCODER + its_way, ENCODER + ways[0]]
+        ratios = [f"{rate / rates[other]:.2f}" for other in compared]
+        rows.append([name, f"{rate:.1f}", *ratios, f"{rate / rates[RELEASED]:.1f}"])
+    header = ["", "spots/s", "of the bare network's", "of the bare encoder's", "of that by torch", "x released way"]
     print_table("Prediction", header, rows)
 
 
@@ -124,9 +128,8 @@ def bare_reader(options: argparse.Namespace, path: Path, n_spots: int) -> int:
     return sum(len(members) for members, _ in iter_batches(section.image, windows, options.batch_size))
 
 
-def bare_encoder(options: argparse.Namespace, encoder: nn.Module, device: torch.device) -> Callable[[], int]:
-    """Patches that lie on the device through the encoder alone, in the precision of the prediction."""
-    encoder = encoder.to(device).eval()
+def bare(options: argparse.Namespace, compute: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[], int]:
+    """Patches that lie on the device through a module alone, in the precision of the prediction."""
     shape = (options.batch_size, options.patch_px, options.patch_px, 3)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)).to(device)
 
@@ -134,7 +137,7 @@ def bare_encoder(options: argparse.Namespace, encoder: nn.Module, device: torch.
         half = device.type == "cuda" and torch.cuda.is_bf16_supported()
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
             for _ in range(max(1, options.spots // options.batch_size)):
-                encoder(images)
+                compute(images)
         return max(1, options.spots // options.batch_size) * options.batch_size
 
     return run

@@ -96,6 +96,17 @@ def test_the_result_is_that_of_the_function(predict, slide, model, tmp_path, pix
         np.testing.assert_allclose(found, sdata["nh2st"].layers["nh2st"], atol=1e-5)
 
 
+def test_encoders_can_compute_in_integers(predict, slide, tmp_path):
+    pytest.importorskip("nncf")
+    layers = []
+    for precision in ("32", "int8"):
+        result = predict(slide, "--tile-um", 100, "--precision", precision, "--overwrite")
+        assert result.exit_code == 0, result.output
+        layers.append(read_zarr(tmp_path / "out.zarr")["nh2st"].layers["nh2st"])
+    exact, rounded = layers
+    assert 0 < np.abs(rounded - exact).max() < 0.5 * np.ptp(exact)
+
+
 def test_spots_of_a_store_are_predicted(predict, section, tmp_path):
     section.write(tmp_path / "section.zarr")
     result = predict(tmp_path / "section.zarr")
@@ -157,6 +168,7 @@ def test_the_slide_is_never_overwritten(predict, section, tmp_path):
         (["--mpp", "small"], "'--mpp'"),
         (["--tile-um", "-1"], "'--tile-um'"),
         (["--batch-size", "0"], "'--batch-size'"),
+        (["--precision", "8"], "'--precision'"),
     ],
 )
 def test_options_are_checked(predict, slide, options, message):

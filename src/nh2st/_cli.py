@@ -75,6 +75,13 @@ def demo(data: Path | None, output: Path, epochs: int | None, device: str, seed:
     help="Distance of the tiles in micrometres.  [default: that of the spots in training]",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "32", "bf16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="Numbers that encoders compute in; int8 is for CPUs, several times as fast and less exact.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Patches per step.")
 @click.option("--image/--no-image", default=True, help="Whether the image is copied into the store.  [default: image]")
 @click.option("--overwrite", is_flag=True, help="Replace a store that is there already.")
@@ -86,6 +93,7 @@ def predict(
     mpp: float | str | None,
     tile_um: float | None,
     device: str,
+    precision: str,
     batch_size: int,
     image: bool,
     overwrite: bool,
@@ -107,6 +115,7 @@ def predict(
             mpp=mpp,
             tile_um=tile_um,
             device=device,
+            precision=precision,
             batch_size=batch_size,
             with_image=image,
             overwrite=overwrite,
