@@ -82,6 +82,9 @@ def test_predictions_are_close_to_the_exact_ones(make_sdata, log, variant, model
     assert ROUNDED in log.text
     exact, rounded = (sdata["table"].layers[f"in_{precision}"] for precision in ("32", "int8"))
     assert 0.9 < explained(rounded, exact) < 1
+    records = sdata["table"].uns["nh2st"]
+    assert set(records["in_32"]["precision"].values()) == {"32"}
+    assert set(records["in_int8"]["precision"].values()) == {"int8"}
 
 
 def test_a_spot_does_not_depend_on_others(make_sdata, weights):

@@ -299,12 +299,13 @@ def test_sections_can_be_predicted_one_by_one(trained):
     nh.tl.predict(sdata, model)
     together = layer_of(sdata)
     del sdata["table"].layers["nh2st"], sdata["table"].layers["nh2st_ridge"], sdata["table"].uns["nh2st"]["nh2st"]
-    for section in ("D", "A"):
-        nh.tl.predict(sdata, model, sections=[section])
+    for section, precision in (("D", "auto"), ("A", "32")):
+        nh.tl.predict(sdata, model, sections=[section], precision=precision)
     rows = sdata["table"].obs["region"].isin(["A", "D"]).to_numpy()
     np.testing.assert_array_equal(layer_of(sdata)[rows], together[rows])
     assert np.isnan(layer_of(sdata)[~rows]).all()
     assert set(sdata["table"].uns["nh2st"]["nh2st"]["mpp"]) == {"A", "D"}
+    assert sdata["table"].uns["nh2st"]["nh2st"]["precision"] == {"D": "auto", "A": "32"}
 
 
 def test_masking_a_section_takes_its_earlier_predictions_away(trained):

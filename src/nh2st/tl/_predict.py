@@ -101,7 +101,8 @@ def predict(
       the ensemble and, for each gene, the errors on validation spots,
     - ``var[f"{key_added}_predicted"]``: which genes were predicted,
     - ``obsm[key_added]``: genes of the panel that the table lacks,
-    - ``uns["nh2st"][key_added]``: model, panel under the names of the table, target and scale,
+    - ``uns["nh2st"][key_added]``: model, panel under the names of the table, target, and scale and precision of
+      each region,
     - with `baselines`, ``layers[f"{key_added}_ridge"]`` and ``var[f"{key_added}_training_mean"]``.
 
     Raises
@@ -158,7 +159,7 @@ def predict(
         with_ridge = _wants_ridge(found, chosen, baselines)
         encoding = Encoding(batch_size, device, precision, client)
         predicted = predict_sections(chosen, found, windows, with_ridge, encoding)
-        record_predictions(found, chosen, key_added, predicted, scales)
+        record_predictions(found, chosen, key_added, predicted, scales, precision)
 
 
 def _resolve_model(model: object, data: ImageData) -> Model:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from nh2st._device import InferencePrecision
 from nh2st._keys import NAMESPACE, RIDGE_SUFFIX, STD_SUFFIX, TRAINING, TRAINING_MEAN_SUFFIX
 from nh2st._metrics import METRICS
 from nh2st._panel import match_panel
@@ -124,6 +125,7 @@ def record_predictions(
     key: str,
     predicted: Sequence[Predicted],
     scales: Sequence[float | str],
+    precision: InferencePrecision,
 ) -> None:
     """Write predictions of network and ridge, their standard deviations, training means and provenance into tables."""
     for table in tables_of(sections):
@@ -148,9 +150,10 @@ def record_predictions(
             means = dict(zip(genes, model.baselines.mean.tolist(), strict=True))
             table.var[f"{key}_{TRAINING_MEAN_SUFFIX}"] = [means.get(gene, np.nan) for gene in table.var_names]
         records = table.uns.setdefault(NAMESPACE, {})
-        mpp = dict(records[key]["mpp"]) if earlier else {}
+        mpp, precisions = (dict(records[key].get(name, {})) if earlier else {} for name in ("mpp", "precision"))
         mpp |= {sections[number].region: scales[number] for number in mine}
-        records[key] = model_provenance(model) | {"mpp": mpp, "genes": genes}
+        precisions |= dict.fromkeys(regions, precision)
+        records[key] = model_provenance(model) | {"mpp": mpp, "precision": precisions, "genes": genes}
         if genes != model.genes:
             records[key]["model_genes"] = list(model.genes)
 
