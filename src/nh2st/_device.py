@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
@@ -37,12 +37,24 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["32", "bf16"]:
     """``"auto"`` is bfloat16 where the GPU computes in it, and float32 elsewhere."""
-    if precision not in ("auto", "32", "bf16"):
-        msg = f'precision must be "auto", "32" or "bf16", not {precision!r}.'
-        raise ValueError(msg)
+    check_precision(precision, Precision)
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32"
+
+
+def check_precision(precision: str, known: Any) -> None:
+    """Make sure that a precision is one of a type of literals.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    *names, last = (f'"{name}"' for name in get_args(known))
+    if f'"{precision}"' not in (*names, last):
+        msg = f"precision must be {', '.join(names)} or {last}, not {precision!r}."
+        raise ValueError(msg)
 
 
 def autocast(device: torch.device, precision: Literal["32", "bf16"]) -> torch.autocast:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import subprocess
 import sys
@@ -122,6 +123,33 @@ def test_short_work_is_not_worth_a_conversion(sdata, model, log, monkeypatch):
     monkeypatch.setattr("nh2st._inference._openvino._LEAST_PIXELS", sdata["table"].n_obs * model.patch_px**2 + 1)
     prediction(sdata, model)
     assert RUN_BY_OPENVINO not in log.text
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batches_of_any_size(sdata, model, torch_alone, batch_size):
+    expected = torch_alone(prediction, sdata, model)
+    assert_close(prediction(sdata, model, batch_size=batch_size), expected)
+
+
+def test_orientations_are_run_by_openvino(sdata, context_model, torch_alone, monkeypatch):
+    network = context_model.network
+    network.config = dataclasses.replace(network.config, orientations=8)
+    expected = torch_alone(prediction, sdata, context_model)
+    prediction(sdata, context_model)
+    monkeypatch.setattr(type(network.encoder), "forward", failing)
+    assert_close(prediction(sdata, context_model), expected)
+
+
+def test_a_batch_that_fails_does_not_spoil_the_next(sdata, model, monkeypatch):
+    expected = prediction(sdata, model)
+    start = openvino.AsyncInferQueue.start_async
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            openvino.AsyncInferQueue, "start_async", lambda self, images, place: start(self, images[:, 1:], place)
+        )
+        with pytest.raises(RuntimeError):
+            prediction(sdata, model)
+    np.testing.assert_array_equal(prediction(sdata, model), expected)
 
 
 def failing(*_, **__):

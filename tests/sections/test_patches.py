@@ -6,6 +6,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from PIL import Image
 from spatialdata import read_zarr
@@ -277,16 +278,23 @@ def test_stored_images_are_read_without_a_graph(stored, noise, monkeypatch):
     np.testing.assert_array_equal(pixels, noise[:, 10:80, 5:130].transpose(1, 2, 0))
 
 
+def blocks_of_a_data_set(image):
+    """Computed by xarray, which names its result after the source."""
+    named = xr.DataArray(image, dims=("c", "y", "x"))
+    return named.to_dataset().map_blocks(np.invert, template=named.to_dataset())[named.name].data
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda image: 255 - image,
         lambda image: image[::-1],
         lambda image: image.map_blocks(np.invert),
+        lambda image: blocks_of_a_data_set(image),
         lambda image: dask.optimize(image.map_blocks(np.invert))[0],
         lambda image: da.concatenate([image[:, :50], image[:, 50:] // 2], axis=1),
     ],
-    ids=["arithmetic", "order of channels", "blocks", "optimized", "joined"],
+    ids=["arithmetic", "order of channels", "blocks", "blocks of a data set", "optimized", "joined"],
 )
 def test_images_computed_from_stored_ones(stored, change):
     expected = change(stored).compute().transpose(1, 2, 0)

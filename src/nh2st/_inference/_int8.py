@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nh2st._device import resolve_device
 from nh2st.datasets._stain import draw_stain, stain_tissue
 from nh2st.datasets._tissue import grow_tissue
 from nh2st.nn import Encoder
@@ -24,7 +26,7 @@ _SIDES_UM = (112, 224, 448)
 _LEAST_EXPLAINED = 0.5
 
 
-def check_int8(device: torch.device) -> None:
+def check_int8(device: str | torch.device) -> None:
     """Make sure that encoders can be run in 8-bit integers.
 
     Raises
@@ -34,8 +36,9 @@ def check_int8(device: torch.device) -> None:
     ImportError
         If the packages for it are missing.
     """
-    if device.type != "cpu":
-        msg = f'precision="int8" is for CPUs, not for {str(device)!r}. Use device="cpu", or precision="auto".'
+    place = resolve_device(device)
+    if place.type != "cpu":
+        msg = f'precision="int8" is for CPUs, not for {str(place)!r}. Use device="cpu", or precision="auto".'
         raise ValueError(msg)
     if missing := [package for package in ("openvino", "nncf") if find_spec(package) is None]:
         msg = f'precision="int8" needs {" and ".join(missing)}: pip install "nh2st[int8]".'
@@ -46,16 +49,26 @@ def quantize(model: Any, patch_px: int, *, transformer: bool) -> Any:
     """A model of OpenVINO with weights and activations in 8-bit integers, calibrated on made-up tissue."""
     import nncf
 
-    logging.getLogger("nncf").setLevel(logging.ERROR)
     dataset = nncf.Dataset([patch[None] for patch in tissue_patches(patch_px, _N_PATCHES, seed=0)])
     kind = nncf.ModelType.TRANSFORMER if transformer else None
-    # It draws progress bars there.
-    with redirect_stdout(io.StringIO()):
+    # It tells of its progress in both.
+    with _at_level("nncf", logging.ERROR), redirect_stdout(io.StringIO()):
         return nncf.quantize(model, dataset, subset_size=_N_PATCHES, model_type=kind)
 
 
-def compare_features(encoder: Encoder, given: Tensor, images: Tensor) -> None:
-    """Make sure that features survive the rounding.
+@contextmanager
+def _at_level(logger_name: str, level: int) -> Iterator[None]:
+    log = logging.getLogger(logger_name)
+    before = log.level
+    log.setLevel(level)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def compare_features(encoder: Encoder, given: Tensor, images: Tensor) -> float:
+    """Share of the exact features' variance over patches that the rounded ones explain.
 
     Parameters
     ----------
@@ -69,13 +82,15 @@ def compare_features(encoder: Encoder, given: Tensor, images: Tensor) -> None:
     Raises
     ------
     ValueError
-        If the rounded features explain too little of the exact ones' variance over the patches.
+        If it is too little.
     """
     exact = encoder.features(images)
     error = (encoder.pool(given) - exact).square().sum() / (exact - exact.mean(dim=0)).square().sum()
-    if not 1 - error >= _LEAST_EXPLAINED:
-        msg = f"rounded features explain only {max(0, 1 - float(error)):.0%} of the variance of the exact ones."
+    explained = 1 - float(error)
+    if not explained >= _LEAST_EXPLAINED:
+        msg = f"rounded features explain only {max(0, explained):.0%} of the variance of the exact ones."
         raise ValueError(msg)
+    return explained
 
 
 def tissue_patches(patch_px: int, n_patches: int, seed: int) -> np.ndarray:

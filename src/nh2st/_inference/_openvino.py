@@ -9,8 +9,9 @@ from collections.abc import Hashable, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from math import ceil
 from threading import Lock
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,7 +28,7 @@ _LEAST_PIXELS = 128 * 224**2
 """A conversion takes about as long as to encode this many pixels of patches without it."""
 _TOLERANCE = 1e-3
 _N_COMPARED = 16
-_PATCHES_AT_ONCE = 4
+_MOST_AT_ONCE = 4
 _TELEMETRY = "openvino_telemetry"
 
 CpuPrecision: TypeAlias = Literal["32", "int8"]
@@ -64,11 +65,11 @@ def _encoders(module: nn.Module) -> list[Encoder]:
 class _Compiled:
     """An encoder as OpenVINO runs it, one batch at a time: a few patches a thread, which stay in its cache."""
 
-    def __init__(self, compiled: Any, queue: Any) -> None:
-        self._queue, self._busy = queue, Lock()
+    def __init__(self, compiled: Any) -> None:
+        self._compiled, self._busy = compiled, Lock()
         shapes = (list(port.partial_shape)[1:] for port in (compiled.input(0), compiled.output(0)))
         self._shape, self._row_shape = (tuple(length.get_length() for length in shape) for shape in shapes)
-        queue.set_callback(_copy_rows)
+        self._queue = self._new_queue()
 
     def takes(self, images: Tensor) -> bool:
         return images.dtype == torch.uint8 and images.shape[1:] == self._shape
@@ -77,18 +78,46 @@ class _Compiled:
         pixels = images.contiguous().numpy()
         rows = np.empty((len(pixels), *self._row_shape), dtype=np.float32)
         with self._busy:
-            for first in range(0, len(pixels), _PATCHES_AT_ONCE):
-                part = slice(first, first + _PATCHES_AT_ONCE)
-                self._queue.start_async(pixels[part], rows[part])
-            self._queue.wait_all()
+            try:
+                self._run(pixels, rows)
+            except Exception:
+                # The queue would raise the same error for every batch from now on.
+                self._queue = self._new_queue()
+                raise
         return torch.from_numpy(rows)
 
+    def _run(self, pixels: np.ndarray, rows: np.ndarray) -> None:
+        at_once = min(_MOST_AT_ONCE, ceil(len(pixels) / len(self._queue)))
+        parts = [slice(first, first + at_once) for first in range(0, len(pixels), at_once)]
+        filled: list[slice] = []
+        for part in parts:
+            self._queue.start_async(pixels[part], (rows, part, filled))
+        self._queue.wait_all()
+        if len(filled) < len(parts):
+            msg = "OpenVINO gave no result for some patches."
+            raise RuntimeError(msg)
 
-def _copy_rows(request: Any, rows: np.ndarray) -> None:
-    rows[:] = request.get_output_tensor(0).data
+    def _new_queue(self) -> Any:
+        queue = _import("openvino").AsyncInferQueue(self._compiled)
+        queue.set_callback(_copy_rows)
+        return queue
 
 
-_known: WeakKeyDictionary[Encoder, dict[CpuPrecision, tuple[Hashable, _Compiled | None]]] = WeakKeyDictionary()
+def _copy_rows(request: Any, place: tuple[np.ndarray, slice, list[slice]]) -> None:
+    rows, part, filled = place
+    rows[part] = request.get_output_tensor(0).data
+    filled.append(part)
+
+
+class _Known(NamedTuple):
+    """What came of a conversion of an encoder with certain weights: the encoder, or why there is none."""
+
+    key: Hashable
+    compiled: _Compiled | None
+    reason: str
+
+
+_known: WeakKeyDictionary[Encoder, dict[CpuPrecision, _Known]] = WeakKeyDictionary()
 
 
 def _forward(encoder: Encoder, compiled: _Compiled, images: Tensor) -> Tensor:
@@ -99,26 +128,29 @@ def _forward(encoder: Encoder, compiled: _Compiled, images: Tensor) -> Tensor:
 def _find_or_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> _Compiled | None:
     weights = [(one.data_ptr(), one._version) for one in encoder.state_dict().values()]
     key = (patch_px, torch.get_num_threads(), *weights)
-    known, compiled = _known.setdefault(encoder, {}).get(precision, (None, None))
-    if known == key:
-        return compiled
+    known = _known.setdefault(encoder, {}).get(precision)
+    if known is None or known.key != key:
+        known = _known[encoder][precision] = _Known(key, *_try_to_compile(encoder, patch_px, precision))
+    if known.compiled is None and precision == "int8":
+        msg = f'Encoder {encoder.name!r} cannot be run in 8-bit integers: {known.reason} Use precision="auto".'
+        raise RuntimeError(msg)
+    return known.compiled
+
+
+def _try_to_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[_Compiled | None, str]:
     try:
-        compiled = _compile(encoder, patch_px, precision)
-        rounded = " in 8-bit integers" if precision == "int8" else ""
-        logger.info("Encoder %r is run by OpenVINO%s.", encoder.name, rounded)
-    except Exception as error:  # whatever OpenVINO lacks for an encoder, torch has
-        compiled = None
+        compiled, how = _compile(encoder, patch_px, precision)
+    except Exception as error:  # noqa: BLE001, whatever OpenVINO lacks for an encoder, torch has
         reason = str(error).strip().partition("\n")[0]
-        if precision == "int8":
-            msg = f'Encoder {encoder.name!r} cannot be run in 8-bit integers: {reason} Use precision="auto".'
-            raise RuntimeError(msg) from error
-        logger.warning("OpenVINO cannot run encoder %r, so that torch does: %s", encoder.name, reason)
-    _known[encoder][precision] = key, compiled
-    return compiled
+        if precision == "32":
+            logger.warning("OpenVINO cannot run encoder %r, so that torch does: %s", encoder.name, reason)
+        return None, reason
+    logger.info("Encoder %r is run by OpenVINO%s.", encoder.name, how)
+    return compiled, ""
 
 
-def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> _Compiled:
-    """Convert an encoder.
+def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[_Compiled, str]:
+    """Convert an encoder, and say how it was done.
 
     Raises
     ------
@@ -139,13 +171,13 @@ def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> _Compi
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     on_cpu = openvino.Core().compile_model(model, "CPU", {**hints, **threads})
-    compiled = _Compiled(on_cpu, openvino.AsyncInferQueue(on_cpu))
+    compiled = _Compiled(on_cpu)
     if precision == "int8":
         images = torch.from_numpy(tissue_patches(patch_px, _N_COMPARED, seed=1))
-        compare_features(encoder, compiled(images), images)
-    else:
-        _compare(encoder, compiled, torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator()))
-    return compiled
+        explained = compare_features(encoder, compiled(images), images)
+        return compiled, f" in 8-bit integers, which keep {explained:.0%} of the variance of its features"
+    _compare(encoder, compiled, torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator()))
+    return compiled, ""
 
 
 def _compare(encoder: Encoder, compiled: _Compiled, images: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nh2st._device import InferencePrecision, resolve_device, resolve_precision
+from nh2st._device import InferencePrecision, check_precision, resolve_device, resolve_precision
 from nh2st._inference._cluster import check_workers, run_on_cluster
 from nh2st._inference._int8 import check_int8
 from nh2st._inference._job import Job
@@ -20,8 +20,12 @@ from nh2st._sections import Section
 from nh2st._settings import progress
 
 
-def check_place(device: str, precision: InferencePrecision, client: Any) -> None:
+def check_place(device: str, precision: InferencePrecision, client: Any) -> InferencePrecision:
     """Make sure, before any work, that it can be done where it is to be done.
+
+    Returns
+    -------
+    The precision that is meant by `"auto"`, which stays where the workers of a cluster choose it.
 
     Raises
     ------
@@ -30,14 +34,17 @@ def check_place(device: str, precision: InferencePrecision, client: Any) -> None
     ImportError
         If packages for 8-bit integers are missing.
     RuntimeError
-        If this process lacks the device, or a worker of the cluster this version of the package.
+        If this process lacks the device, or a worker of the cluster this version of the package or what 8-bit integers
+        need.
     """
+    check_precision(precision, InferencePrecision)
     if client is not None:
-        check_workers(client)
-    elif precision == "int8":
-        check_int8(resolve_device(device))
-    else:
-        resolve_precision(precision, resolve_device(device))
+        check_workers(client, device, precision)
+        return precision
+    if precision == "int8":
+        check_int8(device)
+        return precision
+    return resolve_precision(precision, resolve_device(device))
 
 
 def run(

@@ -79,7 +79,7 @@ class Pyramid:
         return self.to_uint8(_compute(self.name, level.array, y, x)).transpose(1, 2, 0)
 
     def read_into(self, pixels: np.ndarray, level: Level, y: slice, x: slice) -> None:
-        """Read a window into an array (height, width, 3), in the calling thread alone."""
+        """Read a window into an array (height, width, 3); what is computed, is in the calling thread alone."""
         window = _compute(self.name, level.array, y, x, scheduler="synchronous")
         # Some rows at a time: conversion takes up several times their memory, and transposing is fastest in the cache.
         for first in range(0, len(pixels), _ROWS_AT_ONCE):

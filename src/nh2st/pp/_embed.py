@@ -84,7 +84,8 @@ def embed(
     Returns
     -------
     `None`. Written into each table: ``obsm[key_added]``, float32 of shape (n_obs, n_features) with the precision of
-    half floats, and ``uns["nh2st"][key_added]``, encoder, patch size and scale.
+    half floats, and ``uns["nh2st"][key_added]``, encoder, patch size, scale and precision
+    (``"auto"`` where the workers of a cluster chose it).
 
     Raises
     ------
@@ -108,7 +109,7 @@ def embed(
     (288, 1280)
     """
     at_least_one("batch_size", batch_size)
-    check_place(device, precision, client)
+    meant = check_place(device, precision, client)
     found = find_sections(
         data,
         sections=sections,
@@ -141,6 +142,7 @@ def embed(
         "weights_sha256": weights,
         "patch_um": "native" if mpp == NATIVE else patch_um,
         "patch_px": patch_px,
+        "precision": meant,
     }
     _write(found, features, scales, key_added, record)
 

@@ -77,8 +77,8 @@ def predict(
     precision
         ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device; or, on a CPU, ``"int8"``: encoders,
         that of the ridge too, compute in 8-bit integers, by OpenVINO and NNCF (``pip install "nh2st[int8]"``), several
-        times as fast and less exact. A few seconds go into setting their scales, on made-up tissue, so that what a
-        spot gets does not depend on other spots.
+        times as fast and less exact. Setting their scales takes as long as some hundred patches do, for each encoder;
+        it is done on made-up tissue, so that what a spot gets does not depend on other spots.
     client
         A ``dask.distributed.Client``, whose workers share the work: each loads the model once, and reads the images
         itself, which therefore are to be where all workers see them. Pieces of lost workers are done again.
@@ -102,7 +102,7 @@ def predict(
     - ``var[f"{key_added}_predicted"]``: which genes were predicted,
     - ``obsm[key_added]``: genes of the panel that the table lacks,
     - ``uns["nh2st"][key_added]``: model, panel under the names of the table, target, and scale and precision of
-      each region,
+      each region (``"auto"`` where the workers of a cluster chose it),
     - with `baselines`, ``layers[f"{key_added}_ridge"]`` and ``var[f"{key_added}_training_mean"]``.
 
     Raises
@@ -128,7 +128,7 @@ def predict(
     (288, 60)
     """
     at_least_one("batch_size", batch_size)
-    check_place(device, precision, client)
+    meant = check_place(device, precision, client)
     chosen = _resolve_model(model, data)
     scale = _resolve_scale(chosen, mpp)
     logger.info("Predicting with %r.", chosen)
@@ -159,7 +159,7 @@ def predict(
         with_ridge = _wants_ridge(found, chosen, baselines)
         encoding = Encoding(batch_size, device, precision, client)
         predicted = predict_sections(chosen, found, windows, with_ridge, encoding)
-        record_predictions(found, chosen, key_added, predicted, scales, precision)
+        record_predictions(found, chosen, key_added, predicted, scales, meant)
 
 
 def _resolve_model(model: object, data: ImageData) -> Model:
