@@ -80,7 +80,7 @@ def demo(data: Path | None, output: Path, epochs: int | None, device: str, seed:
     type=click.Choice(["auto", "32", "bf16", "int8"]),
     default="auto",
     show_default=True,
-    help="Numbers that encoders compute in; int8 is for CPUs, several times as fast and less exact.",
+    help="Numbers that encoders compute in; int8 is for CPUs, faster and less exact.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Patches per step.")
 @click.option("--image/--no-image", default=True, help="Whether the image is copied into the store.  [default: image]")
