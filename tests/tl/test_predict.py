@@ -305,7 +305,9 @@ def test_sections_can_be_predicted_one_by_one(trained):
     np.testing.assert_array_equal(layer_of(sdata)[rows], together[rows])
     assert np.isnan(layer_of(sdata)[~rows]).all()
     assert set(sdata["table"].uns["nh2st"]["nh2st"]["mpp"]) == {"A", "D"}
-    assert sdata["table"].uns["nh2st"]["nh2st"]["precision"] == {"D": "auto", "A": "32"}
+    precision = sdata["table"].uns["nh2st"]["nh2st"]["precision"]
+    assert precision["A"] == "32"
+    assert precision["D"] in ("32", "bf16")  # that of the device
 
 
 def test_masking_a_section_takes_its_earlier_predictions_away(trained):

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from nh2st._device import InferencePrecision
-from nh2st._inference._int8 import check_int8
 from nh2st._inference._job import Image, Job
 from nh2st._inference._local import compute_rows
 from nh2st._inference._rows import Rows
@@ -75,15 +73,15 @@ def run_on_cluster(
                 client.unregister_worker_plugin(name)
 
 
-def check_workers(client: Any, device: str, precision: InferencePrecision) -> None:
-    """Make sure that all workers have this version of the package, and what the precision needs.
+def check_workers(client: Any) -> None:
+    """Make sure that all workers have this version of the package.
 
     Raises
     ------
     TypeError
         If it is no client, or an asynchronous one.
     RuntimeError
-        If there are no workers, or one lacks the package, has another version, or lacks what 8-bit integers need.
+        If there are no workers, or one lacks the package or has another version.
     """
     from dask.distributed import Client
 
@@ -105,12 +103,6 @@ def check_workers(client: Any, device: str, precision: InferencePrecision) -> No
         worker, found = next(iter(others.items()))
         msg = f"Worker {worker} has nh2st {found}, this process {ours}. Install the same version on both."
         raise RuntimeError(msg)
-    if precision == "int8":
-        try:
-            client.run(check_int8, device)
-        except (ImportError, ValueError) as error:
-            msg = f"A worker of the cluster cannot do this: {error}"
-            raise RuntimeError(msg) from error
 
 
 def _check_sizes(images: Sequence[Image]) -> None:

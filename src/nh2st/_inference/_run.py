@@ -25,7 +25,7 @@ def check_place(device: str, precision: InferencePrecision, client: Any) -> Infe
 
     Returns
     -------
-    The precision that is meant by `"auto"`, which stays where the workers of a cluster choose it.
+    The precision that is computed in, which is `"auto"` where workers of a cluster differ.
 
     Raises
     ------
@@ -34,13 +34,21 @@ def check_place(device: str, precision: InferencePrecision, client: Any) -> Infe
     ImportError
         If packages for 8-bit integers are missing.
     RuntimeError
-        If this process lacks the device, or a worker of the cluster this version of the package or what 8-bit integers
-        need.
+        If this process lacks the device, or a worker of the cluster anything of this, or this version of the package.
     """
     check_precision(precision, InferencePrecision)
-    if client is not None:
-        check_workers(client, device, precision)
-        return precision
+    if client is None:
+        return _computed_in(device, precision)
+    check_workers(client)
+    try:
+        found = set(client.run(_computed_in, device, precision).values())
+    except (ImportError, RuntimeError, ValueError) as error:
+        msg = f"A worker of the cluster cannot do this: {error}"
+        raise RuntimeError(msg) from error
+    return found.pop() if len(found) == 1 else "auto"
+
+
+def _computed_in(device: str, precision: InferencePrecision) -> InferencePrecision:
     if precision == "int8":
         check_int8(device)
         return precision

@@ -85,7 +85,7 @@ def embed(
     -------
     `None`. Written into each table: ``obsm[key_added]``, float32 of shape (n_obs, n_features) with the precision of
     half floats, and ``uns["nh2st"][key_added]``, encoder, patch size, scale and precision
-    (``"auto"`` where the workers of a cluster chose it).
+    (``"auto"`` where workers of a cluster differ).
 
     Raises
     ------

@@ -102,7 +102,7 @@ def predict(
     - ``var[f"{key_added}_predicted"]``: which genes were predicted,
     - ``obsm[key_added]``: genes of the panel that the table lacks,
     - ``uns["nh2st"][key_added]``: model, panel under the names of the table, target, and scale and precision of
-      each region (``"auto"`` where the workers of a cluster chose it),
+      each region (``"auto"`` where workers of a cluster differ),
     - with `baselines`, ``layers[f"{key_added}_ridge"]`` and ``var[f"{key_added}_training_mean"]``.
 
     Raises
