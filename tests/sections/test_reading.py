@@ -37,6 +37,7 @@ from nh2st._patches import (
     stack_patches,
 )
 from nh2st._patches._pyramid import make_pyramid
+from nh2st._patches._threads import Stopped, ahead
 from nh2st._sections._section import pyramid_of
 
 RGB = ["r", "g", "b"]
@@ -391,6 +392,25 @@ else:
     reading.send_signal(signal.SIGINT)
     printed, errors = reading.communicate(timeout=60)
     assert printed == "interrupted\n", errors
+
+
+def test_nobody_waits_for_what_is_not_made_any_more():
+    stop = threading.Event()
+    numbers = ahead((number for number in range(9)), 1, stop)
+    assert next(numbers) == 0
+    stop.set()
+    raised = []
+
+    def take_all():
+        try:
+            list(numbers)
+        except Stopped as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=take_all, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert raised
 
 
 def test_threads_end_promptly_when_batches_are_not_wanted_any_more():

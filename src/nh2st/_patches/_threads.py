@@ -27,7 +27,8 @@ def ahead(items: Generator[T, None, None], depth: int, stop: Event) -> Generator
     """Yield `items`, which a thread makes while the caller works: at most `depth` are made, or being made, ahead.
 
     An error is raised where its item would be taken. When this generator is closed, `stop` is set and the thread ended;
-    work that takes long should look at `stop` now and then and raise :class:`Stopped`.
+    work that takes long should look at `stop` now and then and raise :class:`Stopped`. Where others set it, so does the
+    next item that would have had to be made.
     """
     free = Semaphore(depth)
     # Items travel in boxes that are emptied where they are taken, so that none is kept alive longer than it is used.
@@ -56,6 +57,8 @@ def _make(
     try:
         while free.acquire() and not stop.is_set():
             boxes.put([next(items)])
+        # Another thread may be waiting for an item that is not made any more.
+        boxes.put(Stopped())
     except StopIteration:
         boxes.put([])
     except BaseException as error:  # noqa: BLE001, raised in the thread that waits
