@@ -51,8 +51,8 @@ def check_precision(precision: str, known: Any) -> None:
     ValueError
         If it is not.
     """
-    *names, last = (f'"{name}"' for name in get_args(known))
-    if f'"{precision}"' not in (*names, last):
+    if precision not in get_args(known):
+        *names, last = (f'"{name}"' for name in get_args(known))
         msg = f"precision must be {', '.join(names)} or {last}, not {precision!r}."
         raise ValueError(msg)
 

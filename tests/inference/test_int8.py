@@ -98,13 +98,19 @@ def test_a_spot_does_not_depend_on_others(make_sdata, weights):
     assert np.isnan(alone[~of_b]).all()
 
 
-def test_a_cluster_gives_the_same(make_sdata, weights):
+@pytest.fixture
+def client():
+    """Client of a worker in this process."""
+    threads = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
+    with LocalCluster(**threads) as cluster, Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+def test_a_cluster_gives_the_same(make_sdata, weights, client):
     sdata = make_sdata(side=5)
     encoder = ("test_resnet", weights("test_resnet"), 64)
     here = embedding(sdata, "int8", *encoder)
-    threads = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
-    with LocalCluster(**threads) as cluster, Client(cluster, set_as_default=False) as client:
-        np.testing.assert_array_equal(embedding(sdata, "int8", *encoder, client=client), here)
+    np.testing.assert_array_equal(embedding(sdata, "int8", *encoder, client=client), here)
 
 
 def test_rounded_and_exact_embeddings_are_kept_apart(make_sdata, weights, log, monkeypatch):
@@ -129,11 +135,21 @@ def test_an_encoder_that_loses_too_much_is_refused(make_sdata, model, monkeypatc
     assert "nh2st" not in sdata["table"].layers
 
 
+@pytest.fixture
+def hide(monkeypatch):
+    """Make a package seem not to be installed."""
+
+    def call(missing: str) -> None:
+        find = importlib.util.find_spec
+        absent = lambda name, *rest: None if name == missing else find(name, *rest)  # noqa: E731
+        monkeypatch.setattr("nh2st._inference._int8.find_spec", absent)
+
+    return call
+
+
 @pytest.mark.parametrize("missing", ["openvino", "nncf"])
-def test_missing_packages_are_named(make_sdata, model, monkeypatch, missing):
-    find = importlib.util.find_spec
-    absent = lambda name, *rest: None if name == missing else find(name, *rest)  # noqa: E731
-    monkeypatch.setattr("nh2st._inference._int8.find_spec", absent)
+def test_missing_packages_are_named(make_sdata, model, hide, missing):
+    hide(missing)
     with pytest.raises(ImportError, match=rf'needs {missing}: pip install "nh2st\[int8\]"'):
         nh.tl.predict(make_sdata(), model, precision="int8", device="cpu")
 
@@ -143,14 +159,10 @@ def test_other_devices_are_refused(make_sdata, model):
         nh.tl.predict(make_sdata(), model, precision="int8", device="meta")
 
 
-def test_workers_without_the_packages_are_named(make_sdata, model, monkeypatch):
-    find = importlib.util.find_spec
-    absent = lambda name, *rest: None if name == "nncf" else find(name, *rest)  # noqa: E731
-    monkeypatch.setattr("nh2st._inference._int8.find_spec", absent)
-    threads = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
-    with LocalCluster(**threads) as cluster, Client(cluster, set_as_default=False) as client:
-        with pytest.raises(RuntimeError, match=r"A worker of the cluster cannot do this: .* needs nncf: pip install"):
-            nh.tl.predict(make_sdata(), model, precision="int8", client=client)
+def test_workers_without_the_packages_are_named(make_sdata, model, hide, client):
+    hide("nncf")
+    with pytest.raises(RuntimeError, match=r"A worker of the cluster cannot do this: .* needs nncf: pip install"):
+        nh.tl.predict(make_sdata(), model, precision="int8", client=client)
 
 
 def test_other_precisions_are_named(make_sdata, model):

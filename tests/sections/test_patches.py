@@ -290,7 +290,7 @@ def blocks_of_a_data_set(image):
         lambda image: 255 - image,
         lambda image: image[::-1],
         lambda image: image.map_blocks(np.invert),
-        lambda image: blocks_of_a_data_set(image),
+        blocks_of_a_data_set,
         lambda image: dask.optimize(image.map_blocks(np.invert))[0],
         lambda image: da.concatenate([image[:, :50], image[:, 50:] // 2], axis=1),
     ],

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nh2st._cache import Key, Rows, cached, find_cached
-from nh2st._device import InferencePrecision
+from nh2st._device import InferencePrecision, Precision
 from nh2st._inference._job import Job
 from nh2st._inference._run import run
 from nh2st._patches import Windows, patches_key
@@ -108,7 +108,7 @@ def maps_of(
     *,
     batch_size: int,
     device: str | torch.device,
-    precision: InferencePrecision,
+    precision: Precision,
 ) -> list[np.ndarray]:
     """Feature maps (n, C, h, w) of each section's patches in half precision, as the network takes them."""
     identity = {

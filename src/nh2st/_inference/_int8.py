@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nh2st._device import resolve_device
+from nh2st._inference._telemetry import without_telemetry
 from nh2st.datasets._stain import draw_stain, stain_tissue
 from nh2st.datasets._tissue import grow_tissue
 from nh2st.nn import Encoder
@@ -26,7 +26,7 @@ _SIDES_UM = (112, 224, 448)
 _LEAST_EXPLAINED = 0.5
 
 
-def check_int8(device: str | torch.device) -> None:
+def check_int8(place: torch.device) -> None:
     """Make sure that encoders can be run in 8-bit integers.
 
     Raises
@@ -36,7 +36,6 @@ def check_int8(device: str | torch.device) -> None:
     ImportError
         If the packages for it are missing.
     """
-    place = resolve_device(device)
     if place.type != "cpu":
         msg = f'precision="int8" is for CPUs, not for {str(place)!r}. Use device="cpu", or precision="auto".'
         raise ValueError(msg)
@@ -47,7 +46,8 @@ def check_int8(device: str | torch.device) -> None:
 
 def quantize(model: Any, patch_px: int, *, transformer: bool) -> Any:
     """A model of OpenVINO with weights and activations in 8-bit integers, calibrated on made-up tissue."""
-    import nncf
+    with without_telemetry():
+        import nncf
 
     dataset = nncf.Dataset([patch[None] for patch in tissue_patches(patch_px, _N_PATCHES, seed=0)])
     kind = nncf.ModelType.TRANSFORMER if transformer else None

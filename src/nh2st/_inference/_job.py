@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nh2st._device import InferencePrecision, autocast, resolve_device, resolve_precision
 from nh2st._inference._int8 import check_int8
-from nh2st._inference._openvino import CpuPrecision, with_openvino
+from nh2st._inference._openvino import with_openvino
 from nh2st._patches import Pyramid, Windows
 from nh2st._settings import logger
 
@@ -22,6 +22,25 @@ Image: TypeAlias = tuple[str, Pyramid, Windows]
 
 _CONVERTING = Lock()
 """Threads of a cluster's worker share a job, each of them prepares it."""
+
+
+def computed_in(device: str | torch.device, precision: InferencePrecision) -> Literal["32", "bf16", "int8"]:
+    """The precision that a device computes in.
+
+    Raises
+    ------
+    ValueError
+        If device or precision are unknown or do not go together.
+    ImportError
+        If packages for 8-bit integers are missing.
+    RuntimeError
+        If the device is not there.
+    """
+    place = resolve_device(device)
+    if precision != "int8":
+        return resolve_precision(precision, place)
+    check_int8(place)
+    return precision
 
 
 @dataclass
@@ -47,14 +66,12 @@ class Job:
     def prepare(self) -> None:
         """Bring the module to the device, if it is not there yet."""
         self._place = resolve_device(self.device)
-        if self.precision == "int8":
-            check_int8(self._place)
-        self._cast = "32" if self.precision == "int8" else resolve_precision(self.precision, self._place)
+        computed = computed_in(self._place, self.precision)
+        self._cast = "bf16" if computed == "bf16" else "32"
         self.module.to(self._place).eval()
         with _CONVERTING:
-            if self.openvino_px is not None and self._place.type == "cpu" and self._cast == "32":
-                rounded: CpuPrecision = "int8" if self.precision == "int8" else "32"
-                self.module, self.openvino_px = with_openvino(self.module, self.openvino_px, rounded), None
+            if self.openvino_px is not None and self._place.type == "cpu" and computed != "bf16":
+                self.module, self.openvino_px = with_openvino(self.module, self.openvino_px, computed), None
 
     def portable(self) -> Job:
         """The same job with its module on the CPU, as other machines may have no other device."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import sys
 import warnings
 from collections.abc import Hashable, Sequence
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from math import ceil
 from threading import Lock
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nh2st._inference._int8 import compare_features, quantize, tissue_patches
+from nh2st._inference._telemetry import without_telemetry
 from nh2st._patches import Windows
 from nh2st._settings import logger, settings
 from nh2st.nn import Encoder
@@ -29,7 +28,6 @@ _LEAST_PIXELS = 128 * 224**2
 _TOLERANCE = 1e-3
 _N_COMPARED = 16
 _MOST_AT_ONCE = 4
-_TELEMETRY = "openvino_telemetry"
 
 CpuPrecision: TypeAlias = Literal["32", "int8"]
 
@@ -98,7 +96,10 @@ class _Compiled:
             raise RuntimeError(msg)
 
     def _new_queue(self) -> Any:
-        queue = _import("openvino").AsyncInferQueue(self._compiled)
+        with without_telemetry():
+            from openvino import AsyncInferQueue
+
+        queue = AsyncInferQueue(self._compiled)
         queue.set_callback(_copy_rows)
         return queue
 
@@ -132,7 +133,8 @@ def _find_or_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -
     if known is None or known.key != key:
         known = _known[encoder][precision] = _Known(key, *_try_to_compile(encoder, patch_px, precision))
     if known.compiled is None and precision == "int8":
-        msg = f'Encoder {encoder.name!r} cannot be run in 8-bit integers: {known.reason} Use precision="auto".'
+        reason = known.reason.rstrip(".")
+        msg = f'Encoder {encoder.name!r} cannot be run in 8-bit integers: {reason}. Use precision="auto".'
         raise RuntimeError(msg)
     return known.compiled
 
@@ -157,7 +159,10 @@ def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[
     ValueError
         If it does not give what torch gives.
     """
-    openvino = _import("openvino", "openvino.tools.ovc.convert_impl")
+    with without_telemetry():
+        import openvino
+        import openvino.tools.ovc.convert_impl
+
     shape = (patch_px, patch_px, 3)
     example = torch.zeros(2, *shape, dtype=torch.uint8)
     with evaluating(encoder), warnings.catch_warnings():
@@ -165,13 +170,11 @@ def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[
         traced = torch.jit.trace(encoder, example, check_trace=False)
         model = openvino.convert_model(traced, example_input=example, input=[(-1, *shape)])
     if precision == "int8":
-        _import("nncf")
         model = quantize(model, patch_px, transformer=not encoder.convolutional)
     # Without the hint, processors with units for half precision would compute in it.
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    on_cpu = openvino.Core().compile_model(model, "CPU", {**hints, **threads})
-    compiled = _Compiled(on_cpu)
+    compiled = _Compiled(openvino.Core().compile_model(model, "CPU", {**hints, **threads}))
     if precision == "int8":
         images = torch.from_numpy(tissue_patches(patch_px, _N_COMPARED, seed=1))
         explained = compare_features(encoder, compiled(images), images)
@@ -187,21 +190,3 @@ def _compare(encoder: Encoder, compiled: _Compiled, images: Tensor) -> None:
     if given.shape != expected.shape or not (given - expected).abs().max() <= _TOLERANCE * expected.abs().max():
         msg = "it gives other numbers."
         raise ValueError(msg)
-
-
-def _import(*names: str) -> Any:
-    """Import modules without the package that reports their use to the makers: nothing leaves this machine.
-
-    Returns
-    -------
-    The first of them.
-    """
-    before = sys.modules.get(_TELEMETRY)
-    if before is None:
-        # An import of it fails then, for which its users are prepared.
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
-    try:
-        return [import_module(name) for name in names][0]
-    finally:
-        if before is None:
-            del sys.modules[_TELEMETRY]

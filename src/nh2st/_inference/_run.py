@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nh2st._device import InferencePrecision, check_precision, resolve_device, resolve_precision
+from nh2st._device import InferencePrecision, check_precision
 from nh2st._inference._cluster import check_workers, run_on_cluster
-from nh2st._inference._int8 import check_int8
-from nh2st._inference._job import Job
+from nh2st._inference._job import Job, computed_in
 from nh2st._inference._local import run_here
 from nh2st._inference._openvino import pays_off
 from nh2st._patches import Windows
@@ -38,21 +37,14 @@ def check_place(device: str, precision: InferencePrecision, client: Any) -> Infe
     """
     check_precision(precision, InferencePrecision)
     if client is None:
-        return _computed_in(device, precision)
+        return computed_in(device, precision)
     check_workers(client)
     try:
-        found = set(client.run(_computed_in, device, precision).values())
+        found = set(client.run(computed_in, device, precision).values())
     except (ImportError, RuntimeError, ValueError) as error:
         msg = f"A worker of the cluster cannot do this: {error}"
         raise RuntimeError(msg) from error
     return found.pop() if len(found) == 1 else "auto"
-
-
-def _computed_in(device: str, precision: InferencePrecision) -> InferencePrecision:
-    if precision == "int8":
-        check_int8(device)
-        return precision
-    return resolve_precision(precision, resolve_device(device))
 
 
 def run(

@@ -122,6 +122,6 @@ class _PatchPrediction(nn.Module):
         prediction = self.network.predict(images)
         if self.baselines is None:
             return (prediction,)
-        # In the precision that it was fitted in, but where encoders compute in 8-bit integers.
+        # In the precision that it was fitted in, except where encoders compute in 8-bit integers.
         with torch.autocast(images.device.type, enabled=False):
             return prediction, self.baselines.ridge(images)
