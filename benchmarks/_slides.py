@@ -15,9 +15,9 @@ from scipy.sparse import csr_matrix
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
+from nh2st._expression import Target
 from nh2st.models import Model
 from nh2st.nn import NH2ST, NetworkConfig
-from nh2st.pp._target import Target
 
 CHUNK_PX = 1024
 

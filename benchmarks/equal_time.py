@@ -18,15 +18,13 @@ from _common import describe_machine, print_table
 from _released import BATCH_SIZE, released_forward
 
 import nh2st as nh
+from nh2st._expression import Target, choose_genes, read_counts
 from nh2st._metrics import mean_over_genes, pearson
 from nh2st._patches import stack_patches
-from nh2st._scale import patch_windows
-from nh2st._sections import find_sections
+from nh2st._sections import find_sections, patch_windows
 from nh2st.nn import NH2ST, NetworkConfig, collate, random_dihedral, spatial_batches, training_step
 from nh2st.nn._images import channel_first
-from nh2st.pp._genes import choose_genes
-from nh2st.pp._target import Target
-from nh2st.tl._prepare import TrainingSpots, prepare
+from nh2st.tl._training._spots import TrainingSpots, prepare
 
 
 def main() -> None:
@@ -69,7 +67,7 @@ def load(options: argparse.Namespace) -> TrainingSpots:
     her2st = options.data == "her2st"
     sdata = nh.datasets.her2st(["B4", "C2", "C3", "C4"]) if her2st else nh.datasets.synthetic(5)
     sections = find_sections(sdata)
-    genes = choose_genes(sections[:-1], 250 if her2st else 60)
+    genes = choose_genes([read_counts(section, None) for section in sections[:-1]], 250 if her2st else 60)
     windows = [patch_windows(one, patch_um=112, patch_px=options.patch_px) for one in sections]
     images = [one.image for one in sections]
     return prepare(sections, genes, Target.named("default"), None, partial(stack_patches, images, windows))

@@ -20,7 +20,7 @@ from anndata import AnnData
 
 import nh2st as nh
 from nh2st._sections import find_spots
-from nh2st.pp._neighborhood import neighborhood
+from nh2st._space import neighborhood
 
 GROWTH = (1, 4, 16)
 
@@ -50,7 +50,7 @@ def compare(title: str, tables: list[AnnData], ours: Callable, theirs: Callable)
         graph = table.obsp.pop("spatial_connectivities")
         seconds_squidpy = timed(theirs, table)
         same = (graph != table.obsp["spatial_connectivities"]).nnz == 0
-        seconds_network = timed(lambda data: [neighborhood(one) for one in find_spots(data)], table)
+        seconds_network = timed(lambda data: [neighborhood(one.grid) for one in find_spots(data)], table)
         rows.append(
             [
                 f"{table.n_obs:,}",

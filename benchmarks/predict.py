@@ -24,8 +24,7 @@ from torch import Tensor
 import nh2st as nh
 from nh2st._inference._openvino import with_openvino
 from nh2st._patches import iter_batches
-from nh2st._scale import patch_windows
-from nh2st._sections import find_sections
+from nh2st._sections import find_sections, patch_windows
 from nh2st.models import Model
 from nh2st.nn import NH2ST
 

@@ -58,7 +58,7 @@ def demo(data: Path | None, output: Path, epochs: int | None, device: str, seed:
     is replaced.
     """
     with _plain_errors():
-        from nh2st._demo import run
+        from nh2st._commands._demo import run
 
         run(data=data, output=output, epochs=epochs, device=device, seed=seed)
 
@@ -105,7 +105,7 @@ def predict(
     never changed: image and predictions are written to a store of their own, once all is done.
     """
     with _plain_errors():
-        from nh2st._predict_slide import run
+        from nh2st._commands._predict_slide import run
 
         run(
             slide,

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from nh2st._evaluation import read_evaluation
 from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX, PREDICTION, SPATIAL
-from nh2st._results import dense_columns, provenance_of
+from nh2st._results import dense_columns, provenance_of, read_evaluation
 from nh2st._sections import Data, find_spots, tables_of
 
 __all__ = ["evaluation", "predicted"]

@@ -10,8 +10,8 @@ import pytest
 from spatialdata import SpatialData, deepcopy
 
 import nh2st as nh
+from nh2st._expression import Target
 from nh2st._results import write_predictions
-from nh2st.pp._target import Target
 
 PANEL = 12
 

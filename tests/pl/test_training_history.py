@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from spatialdata import SpatialData, read_zarr
 
 import nh2st as nh
+from nh2st._expression import Target
 from nh2st.models import Model
-from nh2st.pp._target import Target
 
 HISTORY = [
     {"epoch": 0, "loss": 5.0, "query": 2.0, "neighbor": 2.5, "mse": 1.75, "val_pearson": -1.0, "val_mse": 2.0},

@@ -9,13 +9,16 @@ import scanpy as sc
 from scipy.sparse import csc_matrix, issparse
 
 import nh2st as nh
+from nh2st._expression import Target, check_counts, read_counts, target_values
 from nh2st._sections import find_spots
-from nh2st.pp._counts import check_counts
-from nh2st.pp._target import Target, target_values
 
 
 def spots_of(adata):
     return find_spots(adata)[0]
+
+
+def values_of(adata, panel, target, **smoothing):
+    return target_values(read_counts(spots_of(adata), None), panel, Target.named(target), **smoothing)
 
 
 def scanpy_target(adata):
@@ -53,7 +56,7 @@ def test_default_target_equals_scanpy(make_counts, convert):
     assert issparse(layer)
     assert layer.dtype == np.float32
     np.testing.assert_allclose(layer.toarray(), expected, rtol=1e-5, atol=1e-6)
-    values = target_values(spots_of(adata), ["G7", "G2"])
+    values = values_of(adata, ["G7", "G2"], "default")
     assert values.dtype == np.float32
     np.testing.assert_allclose(values, expected[:, [7, 2]], rtol=1e-5, atol=1e-6)
 
@@ -67,7 +70,7 @@ def test_paper_target_equals_its_definition(gridded):
     assert layer.format == "csc"
     np.testing.assert_allclose(layer[:, panel].toarray(), expected, rtol=1e-5)
     assert layer.nnz == layer[:, panel].nnz
-    np.testing.assert_allclose(target_values(spots_of(gridded), names, "paper"), expected, rtol=1e-5)
+    np.testing.assert_allclose(values_of(gridded, names, "paper"), expected, rtol=1e-5)
     assert gridded.uns["nh2st"]["nh2st_target"]["panel"].tolist() == names
 
 
@@ -82,17 +85,17 @@ def test_paper_target_uses_the_marked_genes(gridded):
 
 def test_smoothing_can_be_chosen(gridded):
     spots = spots_of(gridded)
-    plain = target_values(spots, ["G4"], "default")
-    smoothed = target_values(spots, ["G4"], "default", smoothed=True)
+    plain = values_of(gridded, ["G4"], "default")
+    smoothed = values_of(gridded, ["G4"], "default", smoothed=True)
     near = np.abs(spots.array[:, None] - spots.array).max(axis=2) <= 1
     np.testing.assert_allclose(smoothed[:, 0], [plain[row, 0].mean() for row in near], rtol=1e-5)
-    rough = target_values(spots, ["G4", "G5"], "paper", smoothed=False)
-    assert rough.std() > target_values(spots, ["G4", "G5"], "paper").std()
+    rough = values_of(gridded, ["G4", "G5"], "paper", smoothed=False)
+    assert rough.std() > values_of(gridded, ["G4", "G5"], "paper").std()
 
 
 @pytest.mark.parametrize("target", ["default", "paper"])
 def test_genes_that_are_missing_are_nan(make_counts, target):
-    values = target_values(spots_of(make_counts()), ["G1", "absent", "G2"], target)
+    values = values_of(make_counts(), ["G1", "absent", "G2"], target)
     assert np.isnan(values[:, 1]).all()
     assert np.isfinite(values[:, [0, 2]]).all()
 
@@ -104,7 +107,7 @@ def test_empty_spots_are_zero_and_counted(make_counts, caplog, target):
     dense[[3, 8]] = 0
     adata.X = dense
     with caplog.at_level(logging.WARNING, logger="nh2st"):
-        values = target_values(spots_of(adata), adata.var_names.tolist(), target, smoothed=False)
+        values = values_of(adata, adata.var_names.tolist(), target, smoothed=False)
     assert (values[[3, 8]] == 0).all()
     assert np.isfinite(values).all()
     assert "2 spots of section 'section' have no count" in caplog.text

@@ -9,8 +9,12 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 import nh2st as nh
+from nh2st._expression import gene_sets, read_counts
 from nh2st._sections import Spots, find_spots
-from nh2st.pp._gene_sets import gene_sets
+
+
+def counts_of(data, layer=None, **chosen):
+    return [read_counts(section, layer) for section in find_spots(data, **chosen)]
 
 
 def gradients(make_grid, strength: np.ndarray, level: np.ndarray, seed: int = 0, side: int = 12) -> Spots:
@@ -21,7 +25,7 @@ def gradients(make_grid, strength: np.ndarray, level: np.ndarray, seed: int = 0,
     counts = np.random.default_rng(seed).poisson(level * (1 + strength * place[:, None]))
     table = AnnData(csr_matrix(counts.astype(np.float32)), obs=adata.obs, obsm=dict(adata.obsm))
     table.var_names = [f"G{number}" for number in range(len(level))]
-    return find_spots(table)[0]
+    return read_counts(find_spots(table)[0], None)
 
 
 def test_genes_with_a_pattern_are_spatially_variable(make_grid):
@@ -40,7 +44,7 @@ def test_ranks_agree_with_scanpy(make_grid):
     section = gradients(make_grid, rng.uniform(0, 0.9, 30), rng.uniform(1, 30, 30))
     panel = [f"G{number}" for number in range(30)]
     found = gene_sets([section], panel)
-    adata = section.adata.copy()
+    adata = section.table.copy()
     nh.pp.spatial_neighbors(adata)
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
@@ -52,14 +56,14 @@ def test_ranks_agree_with_scanpy(make_grid):
 
 def test_other_sections_and_stored_graphs_have_no_say(make_sdata):
     sdata = make_sdata(("A", "B"), side=6)
-    training = find_spots(sdata, sections=["A"])
+    training = counts_of(sdata, sections=["A"])
     panel = list(sdata["table"].var_names)
     expected = gene_sets(training, panel)
     counts = sdata["table"].X.toarray()
     counts[sdata["table"].obs["region"] == "B"] = counts[sdata["table"].obs["region"] == "B"][:, ::-1]
     sdata["table"].X = csr_matrix(counts)
     nh.pp.spatial_neighbors(sdata, sections=["B"])
-    assert gene_sets(find_spots(sdata, sections=["A"]), panel) == expected
+    assert gene_sets(counts_of(sdata, sections=["A"]), panel) == expected
 
 
 @pytest.mark.parametrize(("n_genes", "size"), [(3, 1), (14, 2), (260, 50)])
@@ -90,15 +94,15 @@ def test_constant_genes_are_in_no_set(make_grid):
 def test_spots_without_neighbours_have_no_spatial_pattern(make_counts):
     adata = make_counts(1)
     other = make_counts(1, seed=1)
-    sections = [find_spots(one)[0] for one in (adata, other)]
+    sections = [counts_of(table)[0] for table in (adata, other)]
     assert gene_sets(sections, list(adata.var_names))["spatially_variable"] == []
 
 
 def test_counts_in_a_layer(make_counts, caplog):
     adata = make_counts()
-    expected = gene_sets(find_spots(adata), list(adata.var_names))
+    expected = gene_sets(counts_of(adata), list(adata.var_names))
     adata.layers["raw"], adata.X = adata.X, np.log1p(adata.X.toarray())
     with pytest.raises(ValueError, match="log-normalised already.*layer="):
-        gene_sets(find_spots(adata), list(adata.var_names))
+        gene_sets(counts_of(adata), list(adata.var_names))
     with caplog.at_level(logging.WARNING):
-        assert gene_sets(find_spots(adata), list(adata.var_names), "raw") == expected
+        assert gene_sets(counts_of(adata, "raw"), list(adata.var_names)) == expected

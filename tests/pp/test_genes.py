@@ -9,8 +9,12 @@ import scanpy as sc
 from scipy.sparse import csr_matrix
 
 import nh2st as nh
+from nh2st._expression import check_genes, choose_genes, read_counts
 from nh2st._sections import find_spots
-from nh2st.pp._genes import choose_genes
+
+
+def counts_of(data):
+    return [read_counts(section, None) for section in find_spots(data)]
 
 
 def marked(adata):
@@ -29,13 +33,13 @@ def test_highest_mean_counts(make_counts):
     expected = pd.Series(np.asarray(adata.X.mean(axis=0)).ravel(), adata.var_names).nlargest(5).index
     nh.pp.select_genes(adata, 5)
     assert set(marked(adata)) == set(expected)
-    assert choose_genes(find_spots(adata), 5) == expected.tolist()
+    assert choose_genes(counts_of(adata), 5) == expected.tolist()
 
 
 def test_mean_is_over_spots_not_over_sections(make_counts):
     large, small = make_counts(90, 4), make_counts(10, 4)
     large.X, small.X = np.tile([3, 2, 0, 1], (90, 1)), np.tile([0, 1, 9, 1], (10, 1))
-    assert choose_genes(find_spots([large, small]), 2) == ["G0", "G1"]
+    assert choose_genes(counts_of([large, small]), 2) == ["G0", "G1"]
 
 
 def test_genes_are_chosen_on_the_sections_given_and_marked_everywhere(make_counts):
@@ -61,7 +65,7 @@ def test_only_common_genes_are_chosen(make_counts, caplog):
 def test_values_are_matched_by_name(make_counts):
     first = make_counts(30, 10)
     turned = first[:, ::-1].copy()
-    assert choose_genes(find_spots([first, turned]), 4) == choose_genes(find_spots(first), 4)
+    assert choose_genes(counts_of([first, turned]), 4) == choose_genes(counts_of(first), 4)
 
 
 def test_highly_variable_equals_scanpy(make_counts):
@@ -72,7 +76,7 @@ def test_highly_variable_equals_scanpy(make_counts):
     assert set(marked(adata)) <= set(expected.index[expected["highly_variable"]])
     assert len(marked(adata)) == 10
     ranked = expected["dispersions_norm"].nlargest(10).index.tolist()
-    assert choose_genes(find_spots(adata), 10, "highly_variable") == ranked
+    assert choose_genes(counts_of(adata), 10, "highly_variable") == ranked
 
 
 def test_highly_variable_over_sections_equals_scanpy(make_counts):
@@ -100,7 +104,7 @@ def patterned(make_counts):
 
 
 def test_moran_finds_spatial_patterns(patterned):
-    assert set(choose_genes(find_spots(patterned), 2, "moran")) == {"G2", "G5"}
+    assert set(choose_genes(counts_of(patterned), 2, "moran")) == {"G2", "G5"}
     nh.pp.select_genes(patterned, 2, method="moran")
     assert marked(patterned) == ["G2", "G5"]
     assert not patterned.obsp
@@ -108,10 +112,10 @@ def test_moran_finds_spatial_patterns(patterned):
 
 def test_moran_equals_squidpy(patterned):
     sq = pytest.importorskip("squidpy")
-    from nh2st.pp._rank import morans_i
-    from nh2st.pp._target import Target, log_scaled
+    from nh2st._expression import Target, log_scaled
+    from nh2st._expression._ranking import morans_i
 
-    spots = find_spots(patterned)
+    spots = counts_of(patterned)
     logs = [log_scaled(csr_matrix(patterned.X[one.rows]), None, Target.named("default"), one.name) for one in spots]
     expected = []
     for one in spots:
@@ -124,7 +128,7 @@ def test_moran_equals_squidpy(patterned):
 
 def test_moran_uses_the_graph_that_is_there(patterned):
     nh.pp.spatial_neighbors(patterned, radius=1.0)
-    assert set(choose_genes(find_spots(patterned), 2, "moran")) == {"G2", "G5"}
+    assert set(choose_genes(counts_of(patterned), 2, "moran")) == {"G2", "G5"}
 
 
 @pytest.mark.parametrize("method", ["mean_count", "highly_variable", "moran"])
@@ -133,7 +137,7 @@ def test_constant_genes_come_last(patterned, caplog, method):
     dense[:, 0] = 50
     dense[:, 1] = 0
     patterned.X = dense
-    chosen = choose_genes(find_spots(patterned), 7, method)
+    chosen = choose_genes(counts_of(patterned), 7, method)
     # Scaled by the total of each spot, the gene of constant counts is not constant; its counts carry no signal though.
     assert set(chosen[:6]) == {"G2", "G3", "G4", "G5", "G6", "G7"}
     assert "1 of the 7 genes chosen are the same in all spots" in caplog.text
@@ -143,7 +147,7 @@ def test_list_of_genes(make_counts):
     adata = make_counts()
     nh.pp.select_genes(adata, genes=["G7", "G1", "G7"])
     assert marked(adata) == ["G1", "G7"]
-    assert choose_genes(find_spots(adata), genes=["G7", "G1", "G7"]) == ["G7", "G1"]
+    assert check_genes([adata], ["G7", "G1", "G7"]) == ["G7", "G1"]
 
 
 def test_unknown_genes_are_named_with_close_ones(make_counts):
@@ -210,4 +214,4 @@ def test_second_call_replaces_and_copy_leaves(make_counts):
 def test_order_of_rows_does_not_matter(make_counts, method):
     adata = make_counts(120, 30, seed=4)
     shuffled = adata[np.random.default_rng(0).permutation(120)].copy()
-    assert choose_genes(find_spots(shuffled), 6, method) == choose_genes(find_spots(adata), 6, method)
+    assert choose_genes(counts_of(shuffled), 6, method) == choose_genes(counts_of(adata), 6, method)

@@ -11,7 +11,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Scale
 
 import nh2st as nh
-from nh2st.pp._scale import array_mpp
+from nh2st._space import SpotGrid, array_mpp
 
 
 def sdata_of(adata, *, image_scale=1.0, regions=("spots",), images=None):
@@ -54,8 +54,8 @@ def test_scale_from_the_array(make_grid, kind, pitch_um, expected, image_scale):
 def test_fit_is_not_biased_by_jitter(make_grid):
     adata = make_grid("square", 20, 20, jitter=0.07)
     array = adata.obs[["array_row", "array_col"]].to_numpy()
-    assert array_mpp(adata.obsm["spatial"], array, 200) == pytest.approx(20, rel=2e-3)
-    assert array_mpp(adata.obsm["spatial"], None, 200) == pytest.approx(20, rel=0.01)
+    assert array_mpp(SpotGrid(adata.obsm["spatial"], array), 200) == pytest.approx(20, rel=2e-3)
+    assert array_mpp(SpotGrid(adata.obsm["spatial"], None), 200) == pytest.approx(20, rel=0.01)
 
 
 def test_scale_without_ids(make_grid):
@@ -88,7 +88,7 @@ def test_unequal_axes_are_said(make_grid, caplog):
     adata = make_grid("square")
     adata.obsm["spatial"][:, 0] *= 1.21
     array = adata.obs[["array_row", "array_col"]].to_numpy()
-    assert array_mpp(adata.obsm["spatial"], array, 200) == pytest.approx(20 / 1.1)
+    assert array_mpp(SpotGrid(adata.obsm["spatial"], array), 200) == pytest.approx(20 / 1.1)
     assert "not isotropic" in caplog.text
 
 
@@ -120,7 +120,7 @@ def test_anndata_has_no_image(make_grid):
 def test_real_sections(st_section, name, pitch_um, low, high):
     adata = st_section(name)
     array = adata.obs[["array_row", "array_col"]].to_numpy()
-    assert low < array_mpp(adata.obsm["spatial"], array, pitch_um) < high
+    assert low < array_mpp(SpotGrid(adata.obsm["spatial"], array), pitch_um) < high
 
 
 def test_real_visium(visium, data_dir):

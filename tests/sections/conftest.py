@@ -15,8 +15,7 @@ from spatialdata.models import Image2DModel, PointsModel, ShapesModel, TableMode
 from spatialdata.transformations import Identity
 
 from nh2st._patches import read_patches
-from nh2st._scale import patch_windows
-from nh2st._sections import Section, find_sections
+from nh2st._sections import Section, find_sections, patch_windows
 
 
 def build_section(

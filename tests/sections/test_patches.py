@@ -12,9 +12,8 @@ from PIL import Image
 from spatialdata import read_zarr
 from spatialdata.models import Image3DModel
 
-from nh2st._patches import plan_windows, read_patches
-from nh2st._patches._pyramid import make_pyramid
-from nh2st._scale import patch_windows
+from nh2st._patches import make_pyramid, plan_windows, read_patches
+from nh2st._sections import patch_windows
 
 RGB = ["r", "g", "b"]
 

@@ -30,15 +30,15 @@ from nh2st._patches import (
     Pyramid,
     Windows,
     iter_batches,
+    make_pyramid,
     patches_key,
     plan_windows,
     read_patches,
     reading_order,
     stack_patches,
 )
-from nh2st._patches._pyramid import make_pyramid
 from nh2st._patches._threads import Stopped, ahead
-from nh2st._sections._section import pyramid_of
+from nh2st._sections import pyramid_of
 
 RGB = ["r", "g", "b"]
 

@@ -17,8 +17,7 @@ from spatialdata.transformations import get_transformation
 
 import nh2st as nh
 from nh2st._patches import read_patches
-from nh2st._scale import patch_windows, resolve_mpp
-from nh2st._sections import find_sections
+from nh2st._sections import find_sections, patch_windows, resolve_mpp
 
 PX = 224
 

@@ -8,8 +8,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Scale, Sequence, Translation
 
 import nh2st as nh
-from nh2st._scale import patch_windows, resolve_mpp
-from nh2st._sections import find_sections
+from nh2st._sections import find_sections, patch_windows, resolve_mpp
 
 
 def hexagonal(n_rows, n_cols, pitch):

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import nh2st as nh
-from nh2st._scale import windows_of
-from nh2st._sections import find_sections
+from nh2st._sections import find_sections, windows_of
 from nh2st.nn import create_encoder
 from nh2st.tl._baselines import BaselineInputs, baseline_inputs
 

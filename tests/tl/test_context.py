@@ -18,7 +18,7 @@ import nh2st as nh
 from nh2st._sections import find_spots
 from nh2st.nn import ContextNetwork
 from nh2st.tl import _context
-from nh2st.tl._split import validation_split
+from nh2st.tl._training._validation_split import validation_split
 
 DRIVEN = [f"gene{number}" for number in range(4)]
 SECTIONS = ("A", "B", "C")
@@ -196,7 +196,7 @@ def test_labels_are_standardised_within_sections(sdata, train_context, monkeypat
     logs = np.log1p(1e4 * counts / totals)
     shifted = np.where((sdata["table"].obs["region"] == "B").to_numpy()[:, None], 0.9 * logs, logs)
     monkeypatch.setattr(
-        "nh2st.tl._prepare.expression_of",
+        "nh2st.tl._training._spots.expression_of",
         lambda sections, panel, *_: shifted[:, sdata["table"].var_names.get_indexer(panel)].astype(np.float32),
     )
     moved = train_context(sdata)

@@ -16,7 +16,7 @@ from spatialdata import SpatialData, deepcopy, read_zarr
 import nh2st as nh
 from nh2st.nn import ContextNetwork
 from nh2st.tl._context import tokens_of
-from nh2st.tl._prepare import TrainingSpots
+from nh2st.tl._training._spots import TrainingSpots
 
 LAYERS = ("nh2st", "nh2st_std", "nh2st_ridge")
 SIDE = 6

@@ -10,13 +10,10 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, roc_auc_sco
 from spatialdata import SpatialData
 
 import nh2st as nh
+from nh2st._expression import Target, choose_genes, gene_sets, read_counts, target_values
 from nh2st._sections import find_spots
-from nh2st.pp._gene_sets import gene_sets
-from nh2st.pp._genes import choose_genes
-from nh2st.pp._graph import connectivities, default_graph
-from nh2st.pp._neighborhood import averaging
-from nh2st.pp._target import Target, target_values
-from nh2st.tl._scores import score_section
+from nh2st._space import averaging, connectivities, default_graph
+from nh2st.tl._section_scores import score_section
 
 METRICS = ["pearson", "spearman", "mse", "mae", "nrmse", "ssim", "auc", "moran_measured", "moran_predicted", "ceiling"]
 SECTIONS = ["B", "C", "D"]
@@ -297,12 +294,13 @@ def test_ceilings_of_real_sections(data_dir, name):
     """A map of measured neighbours, which knows the tissue but not the spot, stays below the ceiling."""
     read = nh.datasets.mouse_olfactory_bulb if name.startswith("MOB") else nh.datasets.her2st
     section = find_spots(read([name], path=data_dir)["table"])[0]
-    panel = choose_genes([section], 50)
+    counts = read_counts(section, None)
+    panel = choose_genes([counts], 50)
     target = Target.named("default")
-    neighbors = averaging(connectivities(default_graph(section)))
-    guess = neighbors @ target_values(section, panel, target)
+    neighbors = averaging(connectivities(default_graph(section.grid)))
+    guess = neighbors @ target_values(counts, panel, target)
     rows = np.arange(len(section.rows))
-    sets = gene_sets([section], panel)
+    sets = gene_sets([counts], panel)
     frame, sections = score_section(section, rows, {"neighbours": guess}, panel, target, gene_sets=sets)
     raw = frame[frame["truth"] == "raw"]
     assert raw["ceiling"].between(0.05, 0.99).mean() > 0.9

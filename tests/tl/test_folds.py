@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import label
 from scipy.spatial.distance import cdist
 
-from nh2st.tl._folds import Fold, Layout, folds_of, warn_of_blocks
+from nh2st.tl._folds._split import Fold, Layout, folds_of, warn_of_blocks
 
 PITCH = 10.0
 

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 import nh2st as nh
 from nh2st._sections import find_spots
-from nh2st.tl._split import validation_split
+from nh2st.tl._training._validation_split import validation_split
 
 DONORS = {"A": "p", "B": "q", "C": "p", "D": "r", "E": "q"}
 

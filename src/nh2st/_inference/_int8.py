@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from nh2st._inference._telemetry import without_telemetry
-from nh2st.datasets._stain import draw_stain, stain_tissue
-from nh2st.datasets._tissue import grow_tissue
+from nh2st._phantom import draw_stain, grow_tissue, stain_tissue
 from nh2st.nn import Encoder
 
 _N_PATCHES = 64

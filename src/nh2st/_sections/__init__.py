@@ -3,7 +3,34 @@
 from __future__ import annotations
 
 from nh2st._sections._data import Data, ImageData, objects_of
-from nh2st._sections._section import Section, find_sections
+from nh2st._sections._fingerprint import fingerprint
+from nh2st._sections._geometry import affine_to, apply_affine, length_scale, systems_of
+from nh2st._sections._image_scale import NATIVE, Mpp, resolve_mpp
+from nh2st._sections._section import Section, find_sections, pyramid_of
+from nh2st._sections._spot_windows import patch_windows, scaled_windows, windows_of
 from nh2st._sections._spots import Spots, find_spots, tables_of
+from nh2st._sections._tables import region_column
 
-__all__ = ["Data", "ImageData", "Section", "Spots", "find_sections", "find_spots", "objects_of", "tables_of"]
+__all__ = [
+    "NATIVE",
+    "Data",
+    "ImageData",
+    "Mpp",
+    "Section",
+    "Spots",
+    "affine_to",
+    "apply_affine",
+    "find_sections",
+    "find_spots",
+    "fingerprint",
+    "length_scale",
+    "objects_of",
+    "patch_windows",
+    "pyramid_of",
+    "region_column",
+    "resolve_mpp",
+    "scaled_windows",
+    "systems_of",
+    "tables_of",
+    "windows_of",
+]

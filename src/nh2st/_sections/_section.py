@@ -12,12 +12,12 @@ from spatialdata import SpatialData
 from xarray import DataTree
 
 from nh2st._keys import NAMESPACE, TILES
-from nh2st._patches import Pyramid
-from nh2st._patches._pyramid import make_pyramid
+from nh2st._patches import Pyramid, make_pyramid
 from nh2st._sections._data import Data, objects_of
 from nh2st._sections._geometry import affine_to, apply_affine, length_scale, systems_of
 from nh2st._sections._spots import Spots, keep_sections, spots_of_table
 from nh2st._sections._tables import infer_table
+from nh2st._space import SpotGrid
 
 
 @dataclass
@@ -45,6 +45,11 @@ class Section(Spots):
     def pixels(self) -> np.ndarray:
         """Spot centres x, y in scale-0 pixels of the image, shape (n, 2)."""
         return apply_affine(np.linalg.inv(self.image_affine), self.xy)
+
+    @cached_property
+    def pixel_grid(self) -> SpotGrid:
+        """The spots in scale-0 pixels of the image, with the array that they lie on."""
+        return SpotGrid(self.pixels, self.array, self.name)
 
     @property
     def pixel_radius(self) -> np.ndarray:

@@ -32,6 +32,7 @@ from nh2st._sections._tables import (
     used_rows,
 )
 from nh2st._settings import logger
+from nh2st._space import SpotGrid
 
 
 @dataclass
@@ -64,6 +65,11 @@ class Spots:
             return None
         array = obs[[ARRAY_ROW, ARRAY_COL]].iloc[self.rows].to_numpy(dtype=np.float64)
         return np.rint(array).astype(np.int64) if np.isfinite(array).all() else None
+
+    @cached_property
+    def grid(self) -> SpotGrid:
+        """The spots in the coordinate system, with the array that they lie on."""
+        return SpotGrid(self.xy, self.array, self.name)
 
     @cached_property
     def xy(self) -> np.ndarray:

@@ -87,6 +87,11 @@ def region_labels(table: AnnData, regions: list[str], region_key: str) -> np.nda
     return labels
 
 
+def region_column(table: AnnData) -> pd.Series:
+    """Region of each row of a table that annotates elements."""
+    return table.obs[table.uns[ATTRS]["region_key"]].astype(str)
+
+
 def no_row_of_regions(table: AnnData) -> str:
     attrs = table.uns.get(ATTRS) or {}
     regions = ", ".join(map(repr, regions_of(attrs))) or "any"

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from nh2st._keys import DONOR
+from nh2st._phantom import CELL_TYPES, TUMOR, draw_stain, grow_tissue, stain_tissue
 from nh2st.datasets._assemble import SpotSection, to_spatialdata
 from nh2st.datasets._programmes import activities, count, expected_fractions, gene_panel
-from nh2st.datasets._stain import draw_stain, stain_tissue
-from nh2st.datasets._tissue import CELL_TYPES, TUMOR, grow_tissue
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from spatialdata import SpatialData
 
-    from nh2st.datasets._tissue import Tissue
+    from nh2st._phantom import Tissue
 
 PITCH_UM: Final = 100
 SPOT_RADIUS_UM: Final = 50.0

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nh2st._expression import Target
 from nh2st._settings import logger
 from nh2st.models._baselines import Baselines
 from nh2st.models._file import read_file
 from nh2st.models._model import Model, predicts, under
 from nh2st.models._registry import find_file, is_name, registry
 from nh2st.nn import Encoder, Network, NetworkConfig, create_encoder, create_network
-from nh2st.pp._target import Target
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "config": dict,

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from nh2st._expression import Target
 from nh2st._settings import logger
 from nh2st.models._model import Model
 from nh2st.nn import NH2ST
 from nh2st.nn._encoder_weights import read_tensors
 from nh2st.nn._released import released_config, released_state_dict
-from nh2st.pp._target import Target
 
 
 def from_released(path: str | Path, *, genes: Sequence[str]) -> Model:

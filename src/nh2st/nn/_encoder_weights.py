@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from nh2st._download import download
 from nh2st._settings import logger, settings
-from nh2st.nn._checkpoint import read_checkpoint
 from nh2st.nn._encoder_table import CIGA_URL, LITE0, LITE0_PACKAGE, PIP, EncoderSpec
 from nh2st.nn._hub import HUB, hub_file
+from nh2st.nn._torch_files import read_checkpoint
 
 PRETRAINED: Final = "pretrained"
 LITE0_FILE: Final = "models/efficientnet-lite0-57934424.pth"

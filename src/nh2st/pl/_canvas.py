@@ -13,8 +13,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from nh2st._patches import Pyramid
-from nh2st._scale import NATIVE, resolve_mpp
-from nh2st._sections import Data, Section, Spots, find_sections, find_spots
+from nh2st._sections import NATIVE, Data, Section, Spots, find_sections, find_spots, resolve_mpp
 from nh2st.pl._figure import DARK
 
 _BACKGROUND_PX = 1000

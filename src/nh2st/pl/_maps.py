@@ -10,13 +10,12 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.colors import Normalize
 
+from nh2st._expression import Target, has_counts, read_counts, target_values
 from nh2st._metrics import pearson
 from nh2st._results import dense_columns, provenance_of
 from nh2st._sections import Spots
 from nh2st._settings import logger
 from nh2st.pl._canvas import Canvas
-from nh2st.pp._counts import has_counts
-from nh2st.pp._target import Target, target_values
 
 _PERCENTILES = (1, 99)
 
@@ -118,5 +117,5 @@ def _measured(
     if not there or (layer is None and not has_counts(spots.adata, spots.rows)):
         logger.info("Section %r has no counts of the panel; predictions are drawn alone.", spots.name)
         return {}
-    values = target_values(spots, there, target, layer, smoothed=smoothed)
+    values = target_values(read_counts(spots, layer), there, target, smoothed=smoothed)
     return dict(zip(there, values.T.astype(np.float64), strict=True))

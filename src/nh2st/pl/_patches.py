@@ -13,8 +13,7 @@ from matplotlib.patches import Circle
 
 from nh2st._keys import PATCH_PX, PATCH_UM
 from nh2st._patches import read_patches
-from nh2st._scale import NATIVE, Mpp, patch_windows, resolve_mpp
-from nh2st._sections import ImageData, Section, find_sections
+from nh2st._sections import NATIVE, ImageData, Mpp, Section, find_sections, patch_windows, resolve_mpp
 from nh2st.pl._figure import DARK, check_path, finish, house_style
 
 _PANEL_INCHES = 1.35

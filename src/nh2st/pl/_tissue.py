@@ -15,12 +15,10 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
 from nh2st._keys import TILES_TABLE
-from nh2st._overview import overview
-from nh2st._sections import ImageData, Section, find_sections, objects_of
-from nh2st._sections._geometry import affine_to, apply_affine
+from nh2st._sections import ImageData, Section, affine_to, apply_affine, find_sections, objects_of
+from nh2st._tissue import laid_tiles, overview
 from nh2st.pl._canvas import Canvas, draw_scale_bar
 from nh2st.pl._figure import BLUE, DARK, check_path, finish, house_style
-from nh2st.pp._tiles import laid_tiles
 
 _PANEL_INCHES = 4.0
 _MOST_COLUMNS = 3

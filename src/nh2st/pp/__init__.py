@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nh2st.pp._genes import select_genes
-from nh2st.pp._graph import spatial_neighbors
+from nh2st.pp._estimate_mpp import estimate_mpp
 from nh2st.pp._normalize import normalize
-from nh2st.pp._scale import estimate_mpp
+from nh2st.pp._select_genes import select_genes
 from nh2st.pp._smooth import smooth
-from nh2st.pp._tissue import tissue_tiles
+from nh2st.pp._spatial_neighbors import spatial_neighbors
+from nh2st.pp._tissue_tiles import tissue_tiles
 
 if TYPE_CHECKING:
     from nh2st.pp._embed import embed

@@ -15,8 +15,7 @@ from nh2st._device import InferencePrecision
 from nh2st._inference import check_place, checksum, features_of
 from nh2st._keys import EMBEDDING, ENCODER, NAMESPACE, PATCH_PX, PATCH_UM
 from nh2st._results import check_key, check_ours
-from nh2st._scale import NATIVE, Mpp, resolve_mpp, windows_of
-from nh2st._sections import ImageData, Section, find_sections, tables_of
+from nh2st._sections import NATIVE, ImageData, Mpp, Section, find_sections, resolve_mpp, tables_of, windows_of
 from nh2st.nn import create_encoder
 
 

@@ -9,14 +9,11 @@ import numpy as np
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
+from nh2st._expression import Target, check_genes, log_scaled, match_panel, read_counts
 from nh2st._keys import GENE_FLAG, TARGET_LAYER
-from nh2st._panel import match_panel
+from nh2st._results import check_free, editable, scatter_rows, write_record
 from nh2st._sections import Data, Spots, find_spots, tables_of
-from nh2st.pp._counts import check_counts
-from nh2st.pp._genes import check_genes
-from nh2st.pp._neighborhood import window
-from nh2st.pp._target import Target, log_scaled
-from nh2st.pp._write import check_free, editable, scatter_rows, write_layer
+from nh2st._space import window
 
 
 def normalize(
@@ -94,7 +91,7 @@ def normalize(
         record = {"target": chosen.to_dict()}
         if columns is not None:
             record["panel"] = table.var_names[columns].to_numpy(dtype=object)
-        write_layer(table, key_added, values if columns is None else values.tocsc(), record)
+        write_record(table, key_added, values if columns is None else values.tocsc(), record)
     return data if copy else None
 
 
@@ -111,11 +108,11 @@ def _columns(adata: AnnData, target: Target, genes: Sequence[str] | None) -> np.
 
 
 def _values(spots: Spots, columns: np.ndarray | None, target: Target, layer: str | None) -> csr_matrix:
-    counts = check_counts(spots.adata, layer, spots.rows, name=f"section {spots.name!r}")
-    values = log_scaled(counts, columns, target, spots.name)
+    counts = read_counts(spots, layer)
+    values = log_scaled(counts.matrix, columns, target, spots.name)
     if target.smoothed:
-        values = csr_matrix(window(spots) @ values).astype(np.float32)
+        values = csr_matrix(window(spots.grid) @ values).astype(np.float32)
     if columns is None:
         return values
     placed = values.tocoo()
-    return csr_matrix((placed.data, (placed.row, columns[placed.col])), shape=counts.shape)
+    return csr_matrix((placed.data, (placed.row, columns[placed.col])), shape=counts.matrix.shape)

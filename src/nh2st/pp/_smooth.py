@@ -10,11 +10,11 @@ from anndata import AnnData
 from scipy.sparse import issparse
 
 from nh2st._keys import CONNECTIVITIES_SUFFIX, SMOOTH_SUFFIX, SPATIAL_KEY
+from nh2st._results import check_free, editable, write_record
 from nh2st._sections import Data, Spots, find_spots, tables_of
 from nh2st._settings import logger
-from nh2st.pp._graph import spatial_neighbors
-from nh2st.pp._neighborhood import averaging
-from nh2st.pp._write import check_free, editable, write_layer
+from nh2st._space import averaging
+from nh2st.pp._spatial_neighbors import spatial_neighbors
 
 
 def smooth(
@@ -90,7 +90,7 @@ def smooth(
         spatial_neighbors(data, sections=sections, spots=spots, table_key=table_key)
     _check_graph(found, key)
     for table in tables:
-        write_layer(table, key_added, _mean(table, layer, key), {"smoothed": layer, "graph": key})
+        write_record(table, key_added, _mean(table, layer, key), {"smoothed": layer, "graph": key})
     return data if copy else None
 
 

@@ -14,9 +14,9 @@ from nh2st._settings import logger
 from nh2st.models import Model
 from nh2st.nn import ContextNetwork, Prediction, collate
 from nh2st.tl._baselines import fit_context_baselines
-from nh2st.tl._fit import Run, fit
-from nh2st.tl._prepare import TrainingSpots
-from nh2st.tl._split import Split
+from nh2st.tl._training._loop import Run, fit
+from nh2st.tl._training._spots import TrainingSpots
+from nh2st.tl._training._validation_split import Split
 
 _BATCH = 4096
 _SPOTS_OF_COMPONENTS = 20_000

@@ -11,17 +11,17 @@ import pandas as pd
 from nh2st._keys import CROSS_VALIDATION
 from nh2st._sections import ImageData, Section, find_sections
 from nh2st._settings import logger
-from nh2st.tl._bench import Bench, warn_of_flagged_genes
-from nh2st.tl._candidates import candidates_of
-from nh2st.tl._fold_files import FoldFolder, FoldResult
-from nh2st.tl._fold_identity import identity_of
-from nh2st.tl._fold_run import EXTRAS, TWICE_THE_SIDE, FoldRunner, FoldTask
-from nh2st.tl._folds import Fold, Layout, folds_of, warn_of_blocks
-from nh2st.tl._recipe import Recipe
-from nh2st.tl._record import fingerprint
-from nh2st.tl._record_folds import check_layers, record_folds
-from nh2st.tl._split import groups_of
-from nh2st.tl._start import trained_on
+from nh2st.tl._folds._data import Bench, warn_of_flagged_genes
+from nh2st.tl._folds._fold_layers import check_layers, record_folds
+from nh2st.tl._folds._identity import identity_of
+from nh2st.tl._folds._run import EXTRAS, TWICE_THE_SIDE, FoldRunner, FoldTask
+from nh2st.tl._folds._settings_to_try import candidates_of
+from nh2st.tl._folds._split import Fold, Layout, folds_of, warn_of_blocks
+from nh2st.tl._folds._store import FoldFolder, FoldResult
+from nh2st.tl._prediction._writing import fingerprint
+from nh2st.tl._training._settings import Recipe
+from nh2st.tl._training._starting_model import trained_on
+from nh2st.tl._training._validation_split import groups_of
 
 
 def cross_validate(

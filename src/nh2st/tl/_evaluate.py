@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from nh2st._evaluation import write_evaluation
+from nh2st._expression import Target
 from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
 from nh2st._metrics import METRICS, mean_over_genes
-from nh2st._results import dense_columns, predicted_rows, provenance_of
+from nh2st._results import dense_columns, predicted_rows, provenance_of, write_evaluation
 from nh2st._sections import Data, Spots, find_spots, tables_of
 from nh2st._settings import logger
-from nh2st.pp._target import Target
-from nh2st.tl._scores import RAW, nothing_in_common, score_section
+from nh2st.tl._section_scores import RAW, nothing_in_common, score_section
 
 MODEL, RIDGE, TRAINING_MEAN = "model", "ridge", "training mean"
 _FAR_FEWER = 0.5

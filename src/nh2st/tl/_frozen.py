@@ -11,8 +11,7 @@ import torch
 from nh2st._device import InferencePrecision
 from nh2st._inference import checksum, features_of, maps_of
 from nh2st._patches import Windows
-from nh2st._scale import scaled_windows
-from nh2st._sections import Section
+from nh2st._sections import Section, scaled_windows
 from nh2st._settings import logger
 from nh2st.nn import NH2ST, ContextNetwork, Encoder
 

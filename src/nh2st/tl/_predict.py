@@ -8,20 +8,18 @@ from typing import Any
 
 from nh2st._arguments import at_least_one
 from nh2st._device import InferencePrecision
+from nh2st._expression import has_counts, match_panel
 from nh2st._inference import check_place
 from nh2st._keys import PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, STD_SUFFIX
-from nh2st._panel import match_panel
 from nh2st._results import check_ours, check_replaceable
-from nh2st._scale import NATIVE, Mpp, resolve_mpp, windows_of
-from nh2st._sections import ImageData, Section, find_sections, tables_of
+from nh2st._sections import NATIVE, ImageData, Mpp, Section, find_sections, resolve_mpp, tables_of, windows_of
 from nh2st._settings import logger
 from nh2st.models import Model, available, load
-from nh2st.pp._counts import has_counts
-from nh2st.tl._compatibility import warn_of_differences
-from nh2st.tl._image_only import tiles_where_no_spots
-from nh2st.tl._panel import check_panel
-from nh2st.tl._predictors import Encoding, predict_sections
-from nh2st.tl._record import fingerprint, record_predictions, recorded_model
+from nh2st.tl._compatibility._differences import warn_of_differences
+from nh2st.tl._compatibility._panel_check import check_panel
+from nh2st.tl._prediction._networks import Encoding, predict_sections
+from nh2st.tl._prediction._tiles_in_place import tiles_where_no_spots
+from nh2st.tl._prediction._writing import fingerprint, record_predictions, recorded_model
 
 _ROWS_LOOKED_AT = 1000
 

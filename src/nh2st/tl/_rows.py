@@ -12,8 +12,8 @@ from nh2st._device import autocast
 from nh2st.models import Model
 from nh2st.nn import ContextNetwork
 from nh2st.tl._context import predict_tokens, tokens_of, train_context
-from nh2st.tl._fit import Run, fit
-from nh2st.tl._prepare import TrainingSpots
+from nh2st.tl._training._loop import Run, fit
+from nh2st.tl._training._spots import TrainingSpots
 
 _BATCH = 64
 

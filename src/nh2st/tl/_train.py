@@ -11,20 +11,18 @@ from typing import Any, Literal
 import numpy as np
 
 from nh2st._device import Precision
+from nh2st._expression import gene_sets, read_counts
 from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM, VARIANT
-from nh2st._scale import Mpp, resolve_mpp, windows_of
-from nh2st._sections import ImageData, find_sections
+from nh2st._sections import ImageData, Mpp, find_sections, resolve_mpp, windows_of
 from nh2st._settings import logger
 from nh2st.models import Model, load
-from nh2st.pp._gene_sets import gene_sets
 from nh2st.tl._baselines import fit_baselines
-from nh2st.tl._compatibility import warn_of_differences
-from nh2st.tl._place import Devices, resolve_place
-from nh2st.tl._prepare import prepare
-from nh2st.tl._recipe import Recipe
-from nh2st.tl._record import record_training, training_provenance
-from nh2st.tl._split import groups_of, validation_split
-from nh2st.tl._start import (
+from nh2st.tl._compatibility._differences import warn_of_differences
+from nh2st.tl._prediction._writing import record_training, training_provenance
+from nh2st.tl._training._hardware import Devices, resolve_place
+from nh2st.tl._training._settings import Recipe
+from nh2st.tl._training._spots import prepare
+from nh2st.tl._training._starting_model import (
     baseline_encoder,
     check_no_contradiction,
     check_tables,
@@ -32,6 +30,7 @@ from nh2st.tl._start import (
     panel_of,
     trained_on,
 )
+from nh2st.tl._training._validation_split import groups_of, validation_split
 
 
 def train(
@@ -191,11 +190,11 @@ def train(
     >>> sdata = nh.datasets.synthetic(n_sections=2)
     >>> model = nh.tl.train(sdata, genes=20, patch_px=64, max_epochs=1)  # doctest: +SKIP
     """
-    from nh2st.tl._checkpoints import check_same_run, checkpoint_folder
-    from nh2st.tl._fit import Run
     from nh2st.tl._frozen import frozen_features
     from nh2st.tl._rows import train_rows
-    from nh2st.tl._trainer import only_rank_zero_speaks, this_process
+    from nh2st.tl._training._checkpoints import check_same_run, checkpoint_folder
+    from nh2st.tl._training._loop import Run
+    from nh2st.tl._training._trainer import only_rank_zero_speaks, this_process
 
     source = load(init_from) if isinstance(init_from, str | Path) else init_from
     recipe = Recipe(
@@ -251,7 +250,7 @@ def train(
             labels,
             scales,
             validation=split.description,
-            gene_sets=gene_sets(found, start.genes, layer),
+            gene_sets=gene_sets([read_counts(one, layer) for one in found], start.genes),
             world_size=process.world_size,
             init_from="" if source is None else source.name,
             **recipe.provenance(),

@@ -12,8 +12,7 @@ from skimage.color import hed_from_rgb
 from skimage.feature import graycomatrix, graycoprops
 from torch import Tensor, nn
 
-from nh2st._inference import Job
-from nh2st._inference._encode import encode_sections
+from nh2st._inference import Job, encode_sections
 from nh2st._patches import Windows
 from nh2st._sections import Section
 

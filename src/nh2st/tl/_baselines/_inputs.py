@@ -9,13 +9,12 @@ import numpy as np
 import torch
 
 from nh2st._patches import Windows
-from nh2st._scale import scaled_windows
-from nh2st._sections import Section
+from nh2st._sections import Section, scaled_windows
 from nh2st.nn import Encoder
 from nh2st.tl._baselines._colour_texture import colour_texture
 from nh2st.tl._baselines._ridge import inner_folds
 from nh2st.tl._frozen import frozen_features
-from nh2st.tl._prepare import neighbors_of, section_numbers
+from nh2st.tl._training._spots import neighbors_of, section_numbers
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""Spatial graphs with the keys and the values of squidpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from scipy.sparse import coo_matrix
+
+from nh2st._keys import CONNECTIVITIES_SUFFIX, DISTANCES_SUFFIX, NEIGHBORS_SUFFIX, SPATIAL_KEY
+from nh2st._results import editable
+from nh2st._sections import Data, Spots, find_spots, tables_of
+from nh2st._space import CoordType, EdgeRule, Edges, edge_rule, edges_of
+
+
+def spatial_neighbors(
+    data: Data,
+    *,
+    n_neighs: int | None = None,
+    radius: float | None = None,
+    coord_type: CoordType | None = None,
+    key_added: str = SPATIAL_KEY,
+    sections: Iterable[str] | None = None,
+    spots: str | None = None,
+    table_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Graph of neighbouring spots, block diagonal over the sections.
+
+    Values equal those of squidpy's ``spatial_neighbors_grid``, ``spatial_neighbors_knn`` and
+    ``spatial_neighbors_radius``. Spots that are masked, or in a section that was not asked for, have no neighbours.
+
+    Parameters
+    ----------
+    data
+        SpatialData or AnnData, or a list or dictionary of them.
+    n_neighs
+        Number of nearest neighbours: on grids the number of adjacent spots. Where absent, 6 on hexagonal arrays, 4 on
+        square ones and checkerboards; elsewhere all within `radius`, or without a radius the 6 nearest, those left out
+        that are further away than 5 times the median distance.
+    radius
+        Longest edge, in units of the coordinates.
+    coord_type
+        ``"grid"`` connects adjacent spots of a regular array, whose edges have length 1; ``"generic"`` connects nearest
+        neighbours or all within `radius`, with Euclidean lengths. Where absent, it is ``"generic"`` if only `radius` is
+        given, else what the array ids (``obs["array_row"]``, ``obs["array_col"]``) or the coordinates show.
+    key_added
+        Prefix of the keys written.
+    sections
+        Sections to connect; all where absent.
+    spots
+        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where absent.
+    table_key, shapes_key, coordinate_system
+        Which elements to use where several fit.
+    copy
+        Return a copy instead of writing into the AnnData given.
+
+    Returns
+    -------
+    ``None``, or the copy. Written into each table: ``obsp["spatial_connectivities"]``, ``obsp["spatial_distances"]``
+    and the parameters, ``uns["spatial_neighbors"]``.
+
+    Raises
+    ------
+    ValueError
+        If `n_neighs` or `radius` is not positive, or coordinates are NaN or infinite.
+
+    Examples
+    --------
+    >>> import nh2st as nh
+    >>> sdata = nh.datasets.synthetic()
+    >>> nh.pp.spatial_neighbors(sdata)
+    >>> sdata["table"].obsp["spatial_connectivities"].dtype
+    dtype('float32')
+    """
+    _check(n_neighs, radius, coord_type)
+    data = editable(data, copy)
+    found = find_spots(
+        data,
+        sections=sections,
+        spots=spots,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+    )
+    rules = [edge_rule(section.grid, n_neighs, radius, coord_type) for section in found]
+    built = [(section, rule, edges_of(section.grid, rule)) for section, rule in zip(found, rules, strict=True)]
+    for table in tables_of(found):
+        _write(table, [entry for entry in built if entry[0].adata is table], key_added)
+    return data if copy else None
+
+
+def _check(n_neighs: int | None, radius: float | None, coord_type: str | None) -> None:
+    for name, value in (("n_neighs", n_neighs), ("radius", radius)):
+        if value is not None and not value > 0:
+            msg = f"`{name}` must be positive, not {value!r}."
+            raise ValueError(msg)
+    if coord_type not in (None, "grid", "generic"):
+        msg = f"`coord_type` must be 'grid', 'generic' or None, not {coord_type!r}."
+        raise ValueError(msg)
+
+
+def _write(adata: AnnData, built: list[tuple[Spots, EdgeRule, Edges]], key: str) -> None:
+    source = np.concatenate([section.rows[edges.source] for section, _, edges in built])
+    target = np.concatenate([section.rows[edges.target] for section, _, edges in built])
+    length = np.concatenate([edges.length for _, _, edges in built])
+    shape = (adata.n_obs, adata.n_obs)
+    distances = coo_matrix((length, (source, target)), shape=shape).tocsr()
+    # As in squidpy: spots at the same place are connected, and their distance of 0 is not stored.
+    distances.eliminate_zeros()
+    adata.obsp[f"{key}_{CONNECTIVITIES_SUFFIX}"] = coo_matrix(
+        (np.ones(len(source), dtype=np.float32), (source, target)), shape=shape
+    ).tocsr()
+    adata.obsp[f"{key}_{DISTANCES_SUFFIX}"] = distances
+    adata.uns[f"{key}_{NEIGHBORS_SUFFIX}"] = {
+        "connectivities_key": f"{key}_{CONNECTIVITIES_SUFFIX}",
+        "distances_key": f"{key}_{DISTANCES_SUFFIX}",
+        "params": _common([rule.params for _, rule, _ in built]),
+    }
+
+
+def _common(params: list[dict[str, Any]]) -> dict[str, Any]:
+    """Parameters that hold for all sections of a table; the others differ between its sections."""
+    return {name: value for name, value in params[0].items() if all(other.get(name) == value for other in params)}

@@ -1,0 +1,1 @@
+"""Whether sections and tables fit a model."""

@@ -1,0 +1,1 @@
+"""Prediction of sections and slides."""
