@@ -7,7 +7,7 @@ from nh2st._sections._fingerprint import fingerprint
 from nh2st._sections._geometry import affine_to, apply_affine, length_scale, systems_of
 from nh2st._sections._image_scale import NATIVE, Mpp, resolve_mpp
 from nh2st._sections._section import Section, find_sections, pyramid_of
-from nh2st._sections._spot_windows import patch_windows, scaled_windows, windows_of
+from nh2st._sections._spot_windows import patch_windows, windows_of
 from nh2st._sections._spots import Spots, find_spots, tables_of
 from nh2st._sections._tables import region_column
 
@@ -29,7 +29,6 @@ __all__ = [
     "pyramid_of",
     "region_column",
     "resolve_mpp",
-    "scaled_windows",
     "systems_of",
     "tables_of",
     "windows_of",

@@ -6,31 +6,25 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from nh2st._device import Precision
-from nh2st._expression import gene_sets, read_counts
+from nh2st._expression import gene_sets
 from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM, VARIANT
-from nh2st._sections import ImageData, Mpp, find_sections, resolve_mpp, windows_of
+from nh2st._sections import ImageData, Mpp, find_sections, resolve_mpp
 from nh2st._settings import logger
 from nh2st.models import Model, load
-from nh2st.tl._baselines import fit_baselines
 from nh2st.tl._compatibility._differences import warn_of_differences
 from nh2st.tl._prediction._writing import record_training, training_provenance
+from nh2st.tl._training._data import TrainingData
 from nh2st.tl._training._hardware import Devices, resolve_place
-from nh2st.tl._training._settings import Recipe
-from nh2st.tl._training._spots import prepare
-from nh2st.tl._training._starting_model import (
-    baseline_encoder,
-    check_no_contradiction,
-    check_tables,
-    copy_of,
-    panel_of,
-    trained_on,
-)
+from nh2st.tl._training._settings import PatchSize, TrainingSettings
+from nh2st.tl._training._starting_model import check_no_contradiction, starting_model, trained_on
 from nh2st.tl._training._validation_split import groups_of, validation_split
+
+if TYPE_CHECKING:
+    from nh2st.tl._training._hardware import Place
+    from nh2st.tl._training._trainer import Process
 
 
 def train(
@@ -190,14 +184,10 @@ def train(
     >>> sdata = nh.datasets.synthetic(n_sections=2)
     >>> model = nh.tl.train(sdata, genes=20, patch_px=64, max_epochs=1)  # doctest: +SKIP
     """
-    from nh2st.tl._frozen import frozen_features
-    from nh2st.tl._rows import train_rows
-    from nh2st.tl._training._checkpoints import check_same_run, checkpoint_folder
-    from nh2st.tl._training._loop import Run
     from nh2st.tl._training._trainer import only_rank_zero_speaks, this_process
 
     source = load(init_from) if isinstance(init_from, str | Path) else init_from
-    recipe = Recipe(
+    settings = TrainingSettings(
         target=target,
         variant=variant or (VARIANT if source is None else source.config.variant),
         encoder=encoder,
@@ -215,7 +205,7 @@ def train(
         seed=seed,
         compile=compile,
     )
-    schedule = recipe.schedule()
+    settings.schedule()
     place = resolve_place(device, precision, devices, num_nodes, strategy)
     process = this_process(place)
     with only_rank_zero_speaks(process.rank):
@@ -228,59 +218,73 @@ def train(
             shapes_key=shapes_key,
             coordinate_system=coordinate_system,
         )
-        if source is None:
-            start = recipe.new_model(panel_of(found, genes, layer))
-        else:
+        if source is not None:
             check_no_contradiction(
                 source, genes=genes, network=network, encoder=encoder, target=target, mpp=mpp, variant=variant
             )
-            check_tables(found, source)
-            start = copy_of(source)
-            start.network.encoder.fine_tune(recipe.value("fine_tune"))
-        scale: Mpp = "native" if start.patch_um is None else mpp
-        scales = [resolve_mpp(one, scale) for one in found]
-        if source is not None:
-            warn_of_differences(found, scales, source)
-        windows = windows_of(found, patch_um=start.patch_um or patch_um, patch_px=start.patch_px, mpp=scales)
-        labels = groups_of(found, groups)
-        split = validation_split(found, labels, seed)
-        folder = checkpoint_folder(checkpoint_dir, resume_from, process.rank)
-        start.provenance = training_provenance(
-            found,
-            labels,
-            scales,
-            validation=split.description,
-            gene_sets=gene_sets([read_counts(one, layer) for one in found], start.genes),
-            world_size=process.world_size,
-            init_from="" if source is None else source.name,
-            **recipe.provenance(),
-        )
-        start.provenance["fingerprints"] += trained_on(encoder_weights)
-        if source is not None:
-            start.provenance["fingerprints"] += source.provenance.get("fingerprints", [])
-        if resume_from is not None and folder is not None:
-            check_same_run(start, folder)
-        images = partial(recipe.read_images, start.network, found, windows, process.device, place.precision)
-        counted = start.config.likelihood != "mse"
-        prepared = prepare(
-            found,
-            start.genes,
-            start.target,
-            layer,
-            windows,
-            images,
-            largest_scale=max(start.config.patch_scales),
-            counted=counted,
-        )
-        if start.config.variant == "paper":
-            frozen = baseline_encoder(start)
-            features = frozen_features(frozen, found, windows, process.device)
-            start.baselines = fit_baselines(prepared, features, frozen)
-        run = Run(prepared, split, schedule, place, process.world_size, folder, resume_from)
-        everything = np.ones(len(prepared.section), dtype=bool)
-        logger.info("Checkpoints are kept in %s.", folder)
-        model = train_rows(start, run, everything, new=source is None, baselines=True)
-        if folder is not None and checkpoint_dir is None and resume_from is None:
-            shutil.rmtree(folder)
+        training = TrainingData(found, groups_of(found, groups), layer, process.device, place.precision)
+        start = starting_model(training, settings, genes, source)
+        model = _train_on(training, settings, start, source, place, process, checkpoint_dir, resume_from)
         record_training(data, found, model)
     return model
+
+
+def _train_on(
+    training: TrainingData,
+    settings: TrainingSettings,
+    start: Model,
+    source: Model | None,
+    place: Place,
+    process: Process,
+    checkpoint_dir: str | Path | None,
+    resume_from: str | Path | None,
+) -> Model:
+    """Train the model that was started with, after all checks."""
+    from nh2st.tl._training._checkpoints import check_same_run, checkpoint_folder, keep_model
+    from nh2st.tl._training._loop import LightningRun
+
+    size = _patch_size(start, settings)
+    training.windows(size)
+    split = validation_split(training.sections, training.labels, settings.seed)
+    folder = checkpoint_folder(checkpoint_dir, resume_from, process.rank)
+    start.provenance = _provenance(training, settings, start, source, size) | {
+        "validation": split.description,
+        "world_size": process.world_size,
+    }
+    if resume_from is not None and folder is not None:
+        check_same_run(start, folder)
+    spots = training.spots(start, size, training.everything)
+    run = LightningRun(spots, split.validation, settings.schedule(), place, process.world_size, folder, resume_from)
+    logger.info("Checkpoints are kept in %s.", folder)
+    features = partial(training.features, size)
+    model = start.estimator.fit(start, run, training.everything, new=source is None, features=features)
+    keep_model(model, folder)
+    if folder is not None and checkpoint_dir is None and resume_from is None:
+        shutil.rmtree(folder)
+    return model
+
+
+def _patch_size(start: Model, settings: TrainingSettings) -> PatchSize:
+    """Patches as the model takes them, which one that is fine-tuned has settled."""
+    native = start.patch_um is None
+    return PatchSize(start.patch_um or settings.patch_um, start.patch_px, "native" if native else settings.mpp)
+
+
+def _provenance(
+    training: TrainingData, settings: TrainingSettings, start: Model, source: Model | None, size: PatchSize
+) -> dict[str, Any]:
+    scales = [resolve_mpp(section, size.mpp) for section in training.sections]
+    if source is not None:
+        warn_of_differences(training.sections, scales, source)
+    provenance = training_provenance(
+        training.sections,
+        training.labels,
+        scales,
+        gene_sets=gene_sets(training.counts, start.genes),
+        init_from="" if source is None else source.name,
+        **settings.provenance(),
+    )
+    provenance["fingerprints"] += trained_on(settings.encoder_weights)
+    if source is not None:
+        provenance["fingerprints"] += source.provenance.get("fingerprints", [])
+    return provenance

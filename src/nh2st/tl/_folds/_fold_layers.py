@@ -11,18 +11,17 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from nh2st._estimators import BASELINES, FURTHER_BASELINES
 from nh2st._expression import match_panel
 from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX
 from nh2st._metrics import METRICS
 from nh2st._results import check_ours, check_replaceable, write_predictions
 from nh2st._sections import NATIVE, Section, resolve_mpp, tables_of
-from nh2st.tl._baselines import BASELINES
 from nh2st.tl._evaluate import MODEL
-from nh2st.tl._folds._data import Bench
-from nh2st.tl._folds._run import LINEAR_HEAD
+from nh2st.tl._folds._data import FoldData
 from nh2st.tl._folds._split import Fold
 from nh2st.tl._folds._store import FoldResult
-from nh2st.tl._training._settings import Recipe
+from nh2st.tl._training._settings import TrainingSettings
 
 _FOLD_SUFFIX = "fold"
 _LAYERS = "layers"
@@ -36,50 +35,52 @@ def layer_of(key: str, model: str) -> str:
 def check_layers(sections: Sequence[Section], key: str, *, baselines: bool, overwrite: bool) -> None:
     """Refuse to replace what this package did not predict."""
     for table in tables_of(sections):
-        for model in (MODEL, *((*BASELINES, LINEAR_HEAD) if baselines else ())):
+        for model in (MODEL, *((*BASELINES, *FURTHER_BASELINES.values()) if baselines else ())):
             check_replaceable(table, layer_of(key, model), overwrite=overwrite)
         ours = "folds" in table.uns.get(NAMESPACE, {}).get(key, {})
         check_ours(table, f"{key}_{_FOLD_SUFFIX}", ("obs",), ours=ours, overwrite=overwrite)
 
 
-def record_folds(bench: Bench, key: str, folds: Sequence[Fold], results: Sequence[FoldResult], recipe: Recipe) -> None:
+def record_folds(
+    data: FoldData, key: str, folds: Sequence[Fold], results: Sequence[FoldResult], settings: TrainingSettings
+) -> None:
     """Write predictions and how they came about into the sections' tables.
 
     The layers have the genes of all folds; those that a fold did not choose are NaN for the spots that it tested.
     """
     genes = list(dict.fromkeys(gene for result in results for gene in result.genes))
-    for table in tables_of(bench.sections):
+    for table in tables_of(data.sections):
         _forget(table, key)
         names = match_panel(table, genes).names
         records = table.uns.setdefault(NAMESPACE, {})
         written = []
         for model in results[0].predictions:
             name = layer_of(key, model)
-            write_predictions(table, name, _on_all_rows(bench, table, folds, results, model, genes), names)
-            records[name] = _provenance(bench, table, recipe, folds) | {"model": model, "genes": names}
+            write_predictions(table, name, _on_all_rows(data, table, folds, results, model, genes), names)
+            records[name] = _provenance(data, table, settings, folds) | {"model": model, "genes": names}
             written.append(name)
         if names != genes:
             records[key]["model_genes"] = genes
-        records[key] |= {_LAYERS: written, "folds": _describe(folds, results, bench)}
-        table.obs[f"{key}_{_FOLD_SUFFIX}"] = _fold_of_rows(bench, table, folds)
+        records[key] |= {_LAYERS: written, "folds": _describe(folds, results, data)}
+        table.obs[f"{key}_{_FOLD_SUFFIX}"] = _fold_of_rows(data, table, folds)
 
 
-def _places(bench: Bench, table: AnnData) -> tuple[np.ndarray, np.ndarray]:
+def _places(data: FoldData, table: AnnData) -> tuple[np.ndarray, np.ndarray]:
     """Which of all spots are in the table, boolean (n,), and the rows of these."""
-    here = [one.adata is table for one in bench.sections]
-    rows = [one.rows for one, mine in zip(bench.sections, here, strict=True) if mine]
-    return np.array(here)[bench.section], np.concatenate(rows)
+    here = [one.adata is table for one in data.sections]
+    rows = [one.rows for one, mine in zip(data.sections, here, strict=True) if mine]
+    return np.array(here)[data.section], np.concatenate(rows)
 
 
-def _tested(bench: Bench, table: AnnData, folds: Sequence[Fold]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _tested(data: FoldData, table: AnnData, folds: Sequence[Fold]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Number of each fold, rows of the table that it tests, and which of its test spots, boolean, these are."""
-    here, rows = _places(bench, table)
+    here, rows = _places(data, table)
     for number, fold in enumerate(folds):
         yield number, rows[fold.test[here]], here[fold.test]
 
 
 def _on_all_rows(
-    bench: Bench,
+    data: FoldData,
     table: AnnData,
     folds: Sequence[Fold],
     results: Sequence[FoldResult],
@@ -88,26 +89,26 @@ def _on_all_rows(
 ) -> np.ndarray:
     values = np.full((table.n_obs, len(genes)), np.nan, dtype=np.float32, order="F")
     columns = pd.Index(genes)
-    for number, rows, of_fold in _tested(bench, table, folds):
+    for number, rows, of_fold in _tested(data, table, folds):
         result = results[number]
         values[np.ix_(rows, columns.get_indexer(result.genes))] = result.predictions[model][of_fold]
     return values
 
 
-def _fold_of_rows(bench: Bench, table: AnnData, folds: Sequence[Fold]) -> pd.Categorical:
+def _fold_of_rows(data: FoldData, table: AnnData, folds: Sequence[Fold]) -> pd.Categorical:
     number = np.full(table.n_obs, -1)
-    for fold, rows, _ in _tested(bench, table, folds):
+    for fold, rows, _ in _tested(data, table, folds):
         number[rows] = fold
     return pd.Categorical.from_codes(number, [str(one + 1) for one in range(len(folds))])
 
 
-def _describe(folds: Sequence[Fold], results: Sequence[FoldResult], bench: Bench) -> dict[str, Any]:
+def _describe(folds: Sequence[Fold], results: Sequence[FoldResult], data: FoldData) -> dict[str, Any]:
     """For each fold: groups and sections that it tested, its panel and gene sets, and the settings that were chosen."""
     return {
         str(number + 1): {
             "name": fold.name,
-            "test_groups": sorted(set(bench.group[fold.test])),
-            "test_sections": [one.name for one in bench.members(fold.test)],
+            "test_groups": sorted(set(data.group[fold.test])),
+            "test_sections": [section.name for section in data.members(fold.test).sections],
             "training_spots": int(fold.training.sum()),
             "genes": result.genes,
             "gene_sets": result.gene_sets,
@@ -117,20 +118,20 @@ def _describe(folds: Sequence[Fold], results: Sequence[FoldResult], bench: Bench
     }
 
 
-def _provenance(bench: Bench, table: AnnData, recipe: Recipe, folds: Sequence[Fold]) -> dict[str, Any]:
+def _provenance(data: FoldData, table: AnnData, settings: TrainingSettings, folds: Sequence[Fold]) -> dict[str, Any]:
     """What all layers share: plain values that can be stored."""
-    mine = [one for one in bench.sections if one.adata is table]
+    mine = [one for one in data.sections if one.adata is table]
     return {
         "package_version": version("nh2st"),
-        "target": recipe.definition.to_dict(),
-        "target_description": recipe.definition.describe(),
-        "encoder": recipe.encoder,
-        "patch_um": NATIVE if recipe.mpp == NATIVE else recipe.patch_um,
-        "patch_px": recipe.patch_px,
-        "seed": recipe.seed,
+        "target": settings.target_definition.to_dict(),
+        "target_description": settings.target_definition.describe(),
+        "encoder": settings.encoder,
+        "patch_um": NATIVE if settings.mpp == NATIVE else settings.patch_um,
+        "patch_px": settings.patch_px,
+        "seed": settings.seed,
         "validation": f"out-of-fold predictions of {len(folds)} folds",
-        "table_genes": min(one.adata.n_vars for one in bench.sections),
-        "mpp": {one.region: resolve_mpp(one, recipe.mpp) for one in mine},
+        "table_genes": min(one.adata.n_vars for one in data.sections),
+        "mpp": {one.region: resolve_mpp(one, settings.mpp) for one in mine},
     }
 
 

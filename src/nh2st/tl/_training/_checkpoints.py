@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from nh2st.models import Model, load
 from nh2st.nn import Network
-from nh2st.tl._training._lightning_module import Training
+from nh2st.tl._training._lightning_module import NetworkTraining
 
 BEST_MODEL = "best.safetensors"
 LAST_CHECKPOINT = "last.ckpt"
@@ -99,6 +99,12 @@ def check_same_run(model: Model, folder: Path) -> None:
         raise ValueError(msg)
 
 
+def keep_model(model: Model, folder: Path | None) -> None:
+    """Write a model into the folder of its run, where no training loop did."""
+    if folder is not None and not (folder / BEST_MODEL).exists():
+        model.save(folder / BEST_MODEL)
+
+
 class KeepBest(Checkpoint):
     """Keeps the best network of the run, writes it to a file, and leaves a checkpoint to resume from.
 
@@ -121,7 +127,7 @@ class KeepBest(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder = trainer.strategy.broadcast(self.folder)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Training) -> None:  # type: ignore[override]
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: NetworkTraining) -> None:  # type: ignore[override]
         history = pl_module.history
         epoch = float(trainer.current_epoch)
         score = epoch if self.last else history[-1].get("val_pearson", epoch)

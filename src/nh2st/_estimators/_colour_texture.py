@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 
 from nh2st._inference import Job, encode_sections
 from nh2st._patches import Windows
-from nh2st._sections import Section
+
+if TYPE_CHECKING:
+    from nh2st._sections import Section
 
 _QUANTILES = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 _GRADIENT_SCALES = (1, 4)

@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
 
+from nh2st._estimators._columns import standardized
 from nh2st._metrics import mean_over_genes, pearson
-from nh2st.tl._baselines._columns import standardized
 
 _COMPONENTS = 256
 _PENALTIES = 10.0 ** np.arange(4, -2.5, -0.5)
