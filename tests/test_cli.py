@@ -12,8 +12,8 @@ from PIL import Image
 from spatialdata import SpatialData, read_zarr
 
 import nh2st as nh
-from nh2st._commands import _demo
 from nh2st._cli import main
+from nh2st._commands import _demo
 
 FIGURES = ("spatial_genes.png", "gene_correlation.png", "training_history.png", "patches.png")
 
