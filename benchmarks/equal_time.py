@@ -22,8 +22,8 @@ from nh2st._expression import Target, choose_genes, read_counts
 from nh2st._metrics import mean_over_genes, pearson
 from nh2st._patches import stack_patches
 from nh2st._sections import find_sections, patch_windows
+from nh2st._torch import channel_first
 from nh2st.nn import NH2ST, NetworkConfig, collate, random_dihedral, spatial_batches, training_step
-from nh2st.nn._images import channel_first
 from nh2st.tl._training._spots import TrainingSpots, prepare
 
 

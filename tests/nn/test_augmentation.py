@@ -5,8 +5,8 @@ import pytest
 import torch
 from skimage.color import hed2rgb, rgb2hed
 
+from nh2st._torch import dihedral
 from nh2st.nn import random_stain
-from nh2st.nn._images import dihedral
 
 
 def _images(value: int) -> torch.Tensor:

@@ -20,8 +20,8 @@ from nh2st._inference._int8 import compare_features, quantize, tissue_patches
 from nh2st._inference._telemetry import without_telemetry
 from nh2st._patches import Windows
 from nh2st._settings import logger, settings
+from nh2st._torch import evaluating
 from nh2st.nn import Encoder
-from nh2st.nn._encoder import evaluating
 
 _LEAST_PIXELS = 128 * 224**2
 """A conversion takes about as long as to encode this many pixels of patches without it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from nh2st._inference._job import Job, computed_in
 from nh2st._inference._local import run_here
 from nh2st._inference._openvino import pays_off
 from nh2st._patches import Windows
-from nh2st._sections import Section
 from nh2st._settings import progress
+
+if TYPE_CHECKING:
+    from nh2st._sections import Section
 
 
 def check_place(device: str, precision: InferencePrecision, client: Any) -> InferencePrecision:

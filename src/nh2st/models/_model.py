@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from nh2st._expression import Target
+from nh2st._torch import add_tensors
 from nh2st.models._baselines import Baselines
 from nh2st.models._file import write_file
 from nh2st.nn import Network, NetworkConfig
-from nh2st.nn._checksum import add_tensors
 
 _TEACHING = {
     "paper": ("gene_encoder.", "image_hypergraph.", "gene_hypergraph.", "cross_attention."),

@@ -7,14 +7,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nh2st._torch import evaluating, share_of_rows
 from nh2st.nn._batch import NeighborBatch
 from nh2st.nn._config import NetworkConfig
 from nh2st.nn._context_member import ContextMember, MemberOutput
 from nh2st.nn._contrastive import symmetric_contrastive_loss
-from nh2st.nn._encoder import create_encoder, evaluating
+from nh2st.nn._create_encoder import create_encoder
 from nh2st.nn._encoder_weights import PRETRAINED
 from nh2st.nn._likelihood import count_loss, log_ratio, standardized_mse
-from nh2st.nn._ranks import share_of_rows
 from nh2st.nn._reduction import Reduction
 
 
