@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nh2st._cache import Key, Rows, cached, find_cached
 from nh2st._device import InferencePrecision, Precision
 from nh2st._inference._job import Job
-from nh2st._inference._run import run
+from nh2st._inference._run_job import run
 from nh2st._patches import Windows, patches_key
 from nh2st._settings import logger, settings
 from nh2st._torch import add_tensors, channel_first, dihedral

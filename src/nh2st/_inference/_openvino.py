@@ -60,7 +60,7 @@ def _encoders(module: nn.Module) -> list[Encoder]:
     return [one for one in module.modules() if isinstance(one, Encoder)]
 
 
-class _Compiled:
+class _OpenVinoEncoder:
     """An encoder as OpenVINO runs it, one batch at a time: a few patches a thread, which stay in its cache."""
 
     def __init__(self, compiled: Any) -> None:
@@ -110,28 +110,28 @@ def _copy_rows(request: Any, place: tuple[np.ndarray, slice, list[slice]]) -> No
     filled.append(part)
 
 
-class _Known(NamedTuple):
+class _Conversion(NamedTuple):
     """What came of a conversion of an encoder with certain weights: the encoder, or why there is none."""
 
     key: Hashable
-    compiled: _Compiled | None
+    compiled: _OpenVinoEncoder | None
     reason: str
 
 
-_known: WeakKeyDictionary[Encoder, dict[CpuPrecision, _Known]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Encoder, dict[CpuPrecision, _Conversion]] = WeakKeyDictionary()
 
 
-def _forward(encoder: Encoder, compiled: _Compiled, images: Tensor) -> Tensor:
+def _forward(encoder: Encoder, compiled: _OpenVinoEncoder, images: Tensor) -> Tensor:
     pixels = images if images.shape[-1] == 3 else images.movedim(1, -1)
     return compiled(pixels) if compiled.takes(pixels) else type(encoder).forward(encoder, images)
 
 
-def _find_or_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> _Compiled | None:
+def _find_or_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> _OpenVinoEncoder | None:
     weights = [(one.data_ptr(), one._version) for one in encoder.state_dict().values()]
     key = (patch_px, torch.get_num_threads(), *weights)
     known = _known.setdefault(encoder, {}).get(precision)
     if known is None or known.key != key:
-        known = _known[encoder][precision] = _Known(key, *_try_to_compile(encoder, patch_px, precision))
+        known = _known[encoder][precision] = _Conversion(key, *_try_to_compile(encoder, patch_px, precision))
     if known.compiled is None and precision == "int8":
         reason = known.reason.rstrip(".")
         msg = f'Encoder {encoder.name!r} cannot be run in 8-bit integers: {reason}. Use precision="auto".'
@@ -139,7 +139,7 @@ def _find_or_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -
     return known.compiled
 
 
-def _try_to_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[_Compiled | None, str]:
+def _try_to_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[_OpenVinoEncoder | None, str]:
     try:
         compiled, how = _compile(encoder, patch_px, precision)
     except Exception as error:  # noqa: BLE001, whatever OpenVINO lacks for an encoder, torch has
@@ -151,7 +151,7 @@ def _try_to_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) ->
     return compiled, ""
 
 
-def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[_Compiled, str]:
+def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[_OpenVinoEncoder, str]:
     """Convert an encoder, and say how it was done.
 
     Raises
@@ -174,7 +174,7 @@ def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[
     # Without the hint, processors with units for half precision would compute in it.
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = _Compiled(openvino.Core().compile_model(model, "CPU", {**hints, **threads}))
+    compiled = _OpenVinoEncoder(openvino.Core().compile_model(model, "CPU", {**hints, **threads}))
     if precision == "int8":
         images = torch.from_numpy(tissue_patches(patch_px, _N_COMPARED, seed=1))
         explained = compare_features(encoder, compiled(images), images)
@@ -183,7 +183,7 @@ def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[
     return compiled, ""
 
 
-def _compare(encoder: Encoder, compiled: _Compiled, images: Tensor) -> None:
+def _compare(encoder: Encoder, compiled: _OpenVinoEncoder, images: Tensor) -> None:
     with evaluating(encoder):
         expected = encoder(images)
     given = compiled(images)

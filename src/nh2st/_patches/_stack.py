@@ -10,9 +10,9 @@ import numpy as np
 import PIL
 
 from nh2st._cache import Rows, cached
+from nh2st._patches._batches import iter_batches
 from nh2st._patches._plan import BATCH_SHARE
 from nh2st._patches._pyramid import Pyramid
-from nh2st._patches._read import iter_batches
 from nh2st._patches._windows import Windows
 from nh2st._settings import format_bytes, logger, settings
 
