@@ -145,7 +145,7 @@ def test_real_visium_has_six(visium):
     assert SpotGrid(spots.xy, spots.array).kind == "hexagonal"
     row, col = np.abs(spots.array[:, None] - spots.array).transpose(2, 0, 1)
     adjacent = ((row == 0) & (col == 2)) | ((row == 1) & (col == 1))
-    assert sets(neighborhood(spots.grid)) == [set(np.flatnonzero(one).tolist()) for one in adjacent]
+    assert sets(neighborhood(spots.grid)) == [set(np.flatnonzero(row).tolist()) for row in adjacent]
 
 
 def test_window_is_the_mean_over_the_present_ids(make_grid):

@@ -35,7 +35,7 @@ CpuPrecision: TypeAlias = Literal["32", "int8"]
 def pays_off(windows: Sequence[Windows]) -> bool:
     """Whether OpenVINO is there, and there are enough patches to convert an encoder for them."""
     there = settings.openvino and find_spec("openvino") is not None
-    return there and sum(len(one) * one.patch_px**2 for one in windows) >= _LEAST_PIXELS
+    return there and sum(len(window) * window.patch_px**2 for window in windows) >= _LEAST_PIXELS
 
 
 def with_openvino(module: nn.Module, patch_px: int, precision: CpuPrecision = "32") -> nn.Module:
@@ -57,7 +57,7 @@ def with_openvino(module: nn.Module, patch_px: int, precision: CpuPrecision = "3
 
 
 def _encoders(module: nn.Module) -> list[Encoder]:
-    return [one for one in module.modules() if isinstance(one, Encoder)]
+    return [part for part in module.modules() if isinstance(part, Encoder)]
 
 
 class _OpenVinoEncoder:
@@ -127,7 +127,7 @@ def _forward(encoder: Encoder, compiled: _OpenVinoEncoder, images: Tensor) -> Te
 
 
 def _find_or_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> _OpenVinoEncoder | None:
-    weights = [(one.data_ptr(), one._version) for one in encoder.state_dict().values()]
+    weights = [(weight.data_ptr(), weight._version) for weight in encoder.state_dict().values()]
     key = (patch_px, torch.get_num_threads(), *weights)
     known = _known.setdefault(encoder, {}).get(precision)
     if known is None or known.key != key:

@@ -80,7 +80,7 @@ def run(
         return
     if job.precision == "int8" or pays_off(windows):
         job = replace(job, openvino_px=windows[0].patch_px)
-    images = [(one.name, one.image, window) for one, window in zip(sections, windows, strict=True)]
+    images = [(section.name, section.image, window) for section, window in zip(sections, windows, strict=True)]
     with progress(None, description, total=sum(map(len, windows))) as bar:
         done = run_here(job, images, bar.update) if client is None else run_on_cluster(client, job, images, bar.update)
         with closing(done):

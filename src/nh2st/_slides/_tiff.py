@@ -48,7 +48,7 @@ def read_tiff(path: Path) -> tuple[list[da.Array], float | None]:
         file = tifffile.TiffFile(path, _multifile=False)
         _refuse_entities(file)
         _check_end(file)
-        series = max(file.series, key=lambda one: math.prod(one.shape))
+        series = max(file.series, key=lambda pages: math.prod(pages.shape))
         for level in series.levels:
             _check_page(level.keyframe, file.filehandle.size)
         levels = [_level(series, number) for number in range(len(series.levels))]
