@@ -22,8 +22,8 @@ from nh2st._expression import Target, choose_genes, read_counts
 from nh2st._metrics import mean_over_genes, pearson
 from nh2st._patches import stack_patches
 from nh2st._sections import find_sections, patch_windows
+from nh2st._torch import channel_first
 from nh2st.nn import NH2ST, NetworkConfig, collate, random_dihedral, spatial_batches, training_step
-from nh2st.nn._images import channel_first
 from nh2st.tl._training._spots import TrainingSpots, prepare
 
 
@@ -68,8 +68,8 @@ def load(options: argparse.Namespace) -> TrainingSpots:
     sdata = nh.datasets.her2st(["B4", "C2", "C3", "C4"]) if her2st else nh.datasets.synthetic(5)
     sections = find_sections(sdata)
     genes = choose_genes([read_counts(section, None) for section in sections[:-1]], 250 if her2st else 60)
-    windows = [patch_windows(one, patch_um=112, patch_px=options.patch_px) for one in sections]
-    images = [one.image for one in sections]
+    windows = [patch_windows(section, patch_um=112, patch_px=options.patch_px) for section in sections]
+    images = [section.image for section in sections]
     return prepare(sections, genes, Target.named("default"), None, partial(stack_patches, images, windows))
 
 

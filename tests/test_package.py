@@ -37,6 +37,15 @@ def test_command_line_help_loads_little():
     assert modules_after("import nh2st._cli").isdisjoint({"torch", "spatialdata", "anndata", "lightning", "matplotlib"})
 
 
+@pytest.mark.parametrize("room", ["_inference", "_patches", "_expression", "models", "nn"])
+def test_rooms_below_the_sections_do_without_spatialdata(room):
+    assert modules_after(f"import nh2st.{room}").isdisjoint({"spatialdata", "lightning", "matplotlib"})
+
+
+def test_the_network_loads_neither_tables_nor_slides():
+    assert modules_after("import nh2st.nn").isdisjoint({"anndata", "scanpy", "pandas", "xarray", "zarr", "dask"})
+
+
 def test_modules_are_loaded_when_asked_for():
     assert {"datasets", "get", "models", "nn", "pl", "pp", "settings", "tl", "__version__"} == set(dir(nh))
     for name in nh.__all__:

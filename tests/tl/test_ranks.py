@@ -61,7 +61,7 @@ def check_same_model(ranks: list[dict[str, Any]]) -> None:
 def check_shares(ranks: list[dict[str, Any]]) -> None:
     """Every spot is used once an epoch, in steps whose parts differ by at most one spot."""
     steps = ranks[0]["whole"]["steps"] // EPOCHS
-    parts = [one["targets"][:steps] for one in ranks]
+    parts = [rank["targets"][:steps] for rank in ranks]
     sizes = np.array([[len(part) for part in parts[rank]] for rank in range(2)])
     assert sizes.sum() == N_SPOTS
     assert (abs(sizes[0] - sizes[1]) <= 1).all()

@@ -13,7 +13,7 @@ from nh2st._expression._counts import Counts
 from nh2st._expression._panel import match_panel
 from nh2st._keys import TARGET_SUM
 from nh2st._settings import logger
-from nh2st._space import window
+from nh2st._space import smoothing_window
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def target_values(counts: Counts, panel: Sequence[str], target: Target, *, smoot
     values = np.full((len(counts.rows), len(columns)), np.nan, dtype=np.float32)
     scaled = log_scaled(counts.matrix, columns[there], target, counts.name).toarray()
     averaged = target.smoothed if smoothed is None else smoothed
-    values[:, there] = window(counts.grid) @ scaled if averaged else scaled
+    values[:, there] = smoothing_window(counts.grid) @ scaled if averaged else scaled
     return values
 
 

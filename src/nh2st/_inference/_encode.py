@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from nh2st._cache import Key, Rows, cached, find_cached
 from nh2st._device import InferencePrecision, Precision
 from nh2st._inference._job import Job
-from nh2st._inference._run import run
+from nh2st._inference._run_job import run
 from nh2st._patches import Windows, patches_key
-from nh2st._sections import Section
 from nh2st._settings import logger, settings
+from nh2st._torch import add_tensors, channel_first, dihedral
 from nh2st.nn import NH2ST, Encoder
-from nh2st.nn._checksum import add_tensors
-from nh2st.nn._images import channel_first, dihedral
+
+if TYPE_CHECKING:
+    from nh2st._sections import Section
 
 _LARGEST = float(np.finfo(np.float16).max)
 

@@ -6,7 +6,7 @@ from nh2st._space._array_mpp import array_mpp
 from nh2st._space._graph import CoordType, EdgeRule, Edges, connectivities, default_graph, edge_rule, edges_of
 from nh2st._space._grid import SpotGrid
 from nh2st._space._lattice import GridKind, Lattice
-from nh2st._space._neighborhood import averaging, neighborhood, window
+from nh2st._space._neighborhood import averaging, neighborhood, smoothing_window
 
 __all__ = [
     "CoordType",
@@ -22,5 +22,5 @@ __all__ = [
     "edge_rule",
     "edges_of",
     "neighborhood",
-    "window",
+    "smoothing_window",
 ]

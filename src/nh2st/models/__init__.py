@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nh2st.models._encoders import encoders
+from nh2st.models._list_encoders import encoders
 from nh2st.models._load import load
 from nh2st.models._model import Model
 from nh2st.models._registry import available

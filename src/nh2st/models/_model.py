@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from nh2st._estimators import Baselines, Estimator, estimator_of
 from nh2st._expression import Target
+from nh2st._torch import add_tensors
 from nh2st.models._file import write_file
 from nh2st.nn import NetworkConfig
-from nh2st.nn._checksum import add_tensors
 
 _BASELINE_ENCODER = "baselines.encoder."
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nh2st.nn._ranks import gather_rows
+from nh2st._torch import gather_rows
 
 
 def contrastive_loss(image: Tensor, gene: Tensor, *, temperature: float, negative_scale: float) -> Tensor:

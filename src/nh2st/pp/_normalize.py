@@ -13,7 +13,7 @@ from nh2st._expression import Target, check_genes, log_scaled, match_panel, read
 from nh2st._keys import GENE_FLAG, TARGET_LAYER
 from nh2st._results import check_free, editable, scatter_rows, write_record
 from nh2st._sections import Data, Spots, find_spots, tables_of
-from nh2st._space import window
+from nh2st._space import smoothing_window
 
 
 def normalize(
@@ -111,7 +111,7 @@ def _values(spots: Spots, columns: np.ndarray | None, target: Target, layer: str
     counts = read_counts(spots, layer)
     values = log_scaled(counts.matrix, columns, target, spots.name)
     if target.smoothed:
-        values = csr_matrix(window(spots.grid) @ values).astype(np.float32)
+        values = csr_matrix(smoothing_window(spots.grid) @ values).astype(np.float32)
     if columns is None:
         return values
     placed = values.tocoo()

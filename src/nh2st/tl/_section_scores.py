@@ -9,10 +9,10 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from nh2st._expression import Target, log_scaled, match_panel, read_counts
-from nh2st._metrics import Truth, noise_ceiling, score, windows
+from nh2st._metrics import Truth, noise_ceiling, score, ssim_windows
 from nh2st._sections import Spots
 from nh2st._settings import logger
-from nh2st._space import connectivities, default_graph, window
+from nh2st._space import connectivities, default_graph, smoothing_window
 
 RAW, SMOOTHED = "raw", "smoothed"
 _LEAST_SPOTS = 3
@@ -113,7 +113,7 @@ def _truths(
         )
         raise ValueError(msg)
     measured = log_scaled(counts, columns, target, section.name).toarray()
-    smoothed = (window(section.grid) @ measured).astype(np.float32)
+    smoothed = (smoothing_window(section.grid) @ measured).astype(np.float32)
     # Of its own, not the one that may be stored, so that scores are comparable wherever they were computed.
     graph = csr_matrix(connectivities(default_graph(section.grid))[rows][:, rows])
     near = _windows(section, rows)
@@ -129,7 +129,7 @@ def _windows(section: Spots, rows: np.ndarray) -> csr_matrix | None:
     lattice, array = section.grid.lattice, section.grid.array
     if lattice is None or array is None:
         return None
-    return windows(array[rows], np.linalg.norm(lattice.matrix, axis=1) / lattice.pitch)
+    return ssim_windows(array[rows], np.linalg.norm(lattice.matrix, axis=1) / lattice.pitch)
 
 
 def _ceiling(counts: csr_matrix, columns: np.ndarray, target: Target) -> np.ndarray:

@@ -12,8 +12,8 @@ from torch import Tensor
 from nh2st._keys import UNDEFINED_SCORE
 from nh2st._metrics import mean_over_genes, pearson
 from nh2st._settings import logger
+from nh2st._torch import channel_first
 from nh2st.nn import NeighborBatch, Network, random_dihedral, random_stain
-from nh2st.nn._images import channel_first
 from nh2st.tl._training._compiled import Compiled
 from nh2st.tl._training._data_module import SpotBatches, seed_of
 from nh2st.tl._training._schedule import Schedule

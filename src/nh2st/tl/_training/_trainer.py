@@ -19,7 +19,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from nh2st._settings import logger
-from nh2st.nn._ranks import n_ranks
+from nh2st._torch import n_ranks
 from nh2st.tl._training._hardware import Place
 
 _NODE_VARIABLES = ("NODE_RANK", "GROUP_RANK")

@@ -7,14 +7,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nh2st._torch import evaluating, share_of_rows
 from nh2st.nn._batch import NeighborBatch
 from nh2st.nn._config import NetworkConfig
 from nh2st.nn._context_member import ContextMember, MemberOutput
 from nh2st.nn._contrastive import symmetric_contrastive_loss
-from nh2st.nn._encoder import create_encoder, evaluating
+from nh2st.nn._create_encoder import create_encoder
 from nh2st.nn._encoder_weights import PRETRAINED
 from nh2st.nn._likelihood import count_loss, log_ratio, standardized_mse
-from nh2st.nn._ranks import share_of_rows
 from nh2st.nn._reduction import Reduction
 
 
@@ -111,13 +111,13 @@ class ContextNetwork(nn.Module):
         """
         config = self.config
         targets = batch.nodes[:, 0]
-        fit = torch.stack([self._fit(one.signal, batch, targets) for one in output]).mean()
+        fit = torch.stack([self._fit(member.signal, batch, targets) for member in output]).mean()
         query, neighbor = fit.new_zeros(()), fit.new_zeros(())
         if config.query_weight:
-            pairs = [(one.image, one.gene) for one in output]
+            pairs = [(member.image, member.gene) for member in output]
             query = self._contrast(pairs, _shown_again(batch))
         if config.neighbor_weight:
-            pairs = [(one.neighbor_image, one.neighbor_gene) for one in output]
+            pairs = [(member.neighbor_image, member.neighbor_gene) for member in output]
             neighbor = self._contrast(pairs, _overlapping(batch))
         loss = config.query_weight * query + config.neighbor_weight * neighbor + config.mse_weight * fit
         return {"loss": loss * share_of_rows(output[0].signal), "query": query, "neighbor": neighbor, "mse": fit}
@@ -148,7 +148,7 @@ class ContextNetwork(nn.Module):
             As for :meth:`predict`.
         """
         with evaluating(self):
-            values = torch.stack([self._expression(one.signal.float()) for one in self(batch)])
+            values = torch.stack([self._expression(member.signal.float()) for member in self(batch)])
             return Prediction(values.mean(dim=0), (values.var(dim=0, correction=0) + self.residual**2).sqrt())
 
     @torch.no_grad()

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nh2st._torch import evaluating, share_of_rows
 from nh2st.nn._attention import CrossAttentionEncoder
 from nh2st.nn._batch import NeighborBatch
 from nh2st.nn._config import NetworkConfig
 from nh2st.nn._contrastive import contrastive_loss
-from nh2st.nn._encoder import create_encoder, evaluating
+from nh2st.nn._create_encoder import create_encoder
 from nh2st.nn._encoder_weights import PRETRAINED
 from nh2st.nn._hypergraph import HypergraphEncoder, hyperedge_incidence, propagation
-from nh2st.nn._ranks import share_of_rows
 
 _HEAD_WIDTH = 256
 

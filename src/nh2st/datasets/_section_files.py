@@ -37,7 +37,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """How a data set's files are named.
 
     ``patterns`` has, for each kind of file, the globs relative to a folder, with ``{section}`` for the name of the
@@ -68,7 +68,9 @@ class Layout:
         return sorted(name for name in names if len(self.find(root, name)) == len(self.patterns))
 
 
-def section_files(layout: Layout, sections: str | Iterable[str], path: str | Path | None) -> dict[str, dict[str, Path]]:
+def section_files(
+    layout: FileLayout, sections: str | Iterable[str], path: str | Path | None
+) -> dict[str, dict[str, Path]]:
     """Files of each section by kind, from ``path``, the folder of ``NH2ST_DATA_DIR``, or the internet."""
     sections = list(dict.fromkeys([sections] if isinstance(sections, str) else sections))
     if not sections:
@@ -84,7 +86,7 @@ def section_files(layout: Layout, sections: str | Iterable[str], path: str | Pat
     return {section: _local(layout, root, section) for section in sections}
 
 
-def _local(layout: Layout, root: Path, section: str) -> dict[str, Path]:
+def _local(layout: FileLayout, root: Path, section: str) -> dict[str, Path]:
     found = layout.find(root, section)
     if missing := [kind for kind in layout.patterns if kind not in found]:
         wanted = "; ".join(

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 
-class Rows:
+class RowCollector:
     """Rows of n patches for each output of a module, filled in any order, each once.
 
     With `order` "F" arrays are kept column by column, as sparse layers hold them.

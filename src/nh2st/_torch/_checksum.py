@@ -1,3 +1,5 @@
+"""Checksums of weights."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

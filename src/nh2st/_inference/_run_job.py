@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from nh2st._inference._job import Job, computed_in
 from nh2st._inference._local import run_here
 from nh2st._inference._openvino import pays_off
 from nh2st._patches import Windows
-from nh2st._sections import Section
 from nh2st._settings import progress
+
+if TYPE_CHECKING:
+    from nh2st._sections import Section
 
 
 def check_place(device: str, precision: InferencePrecision, client: Any) -> InferencePrecision:
@@ -78,7 +80,7 @@ def run(
         return
     if job.precision == "int8" or pays_off(windows):
         job = replace(job, openvino_px=windows[0].patch_px)
-    images = [(one.name, one.image, window) for one, window in zip(sections, windows, strict=True)]
+    images = [(section.name, section.image, window) for section, window in zip(sections, windows, strict=True)]
     with progress(None, description, total=sum(map(len, windows))) as bar:
         done = run_here(job, images, bar.update) if client is None else run_on_cluster(client, job, images, bar.update)
         with closing(done):

@@ -9,10 +9,10 @@ from spatialdata import SpatialData, read_zarr
 
 from nh2st._keys import MPP, NAMESPACE
 from nh2st._settings import logger
-from nh2st._slides._image import multiscale
+from nh2st._slides._multiscale import multiscale
 from nh2st._slides._plain import read_plain
-from nh2st._slides._store import is_store
 from nh2st._slides._tiff import is_tiff, read_tiff
+from nh2st._slides._zarr_store import is_store
 
 
 def read_slide(path: str | Path) -> SpatialData:
