@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX, PREDICTION, SPATIAL
 from nh2st._results import dense_columns, provenance_of, read_evaluation
-from nh2st._sections import Data, find_spots, tables_of
+from nh2st._sections import Data, Selection, find_spots, tables_of
 
 __all__ = ["evaluation", "predicted"]
 
@@ -58,7 +58,7 @@ def predicted(
     >>> adata = nh.get.predicted(sdata)  # doctest: +SKIP
     >>> sc.pp.pca(adata)  # doctest: +SKIP
     """
-    found = find_spots(data, sections=sections, spots=spots, table_key=table_key)
+    found = find_spots(data, Selection(sections, spots, table_key))
     parts = []
     for table in tables_of(found):
         mine = [one for one in found if one.adata is table]
@@ -112,7 +112,7 @@ def evaluation(
     >>> scores = nh.get.evaluation(sdata)  # doctest: +SKIP
     >>> scores.pivot_table(index="metric", columns=["model", "truth"], values="value")  # doctest: +SKIP
     """
-    found = find_spots(data, sections=sections, table_key=table_key)
+    found = find_spots(data, Selection(sections, table_key=table_key))
     parts = [read_evaluation(table, key, [one for one in found if one.adata is table]) for table in tables_of(found)]
     return pd.concat(parts, ignore_index=True)
 

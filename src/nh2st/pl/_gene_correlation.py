@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from nh2st._keys import PREDICTION, RIDGE_SUFFIX
 from nh2st._results import provenance_of
-from nh2st._sections import Data, find_spots, tables_of
+from nh2st._sections import Data, Selection, find_spots, tables_of
 from nh2st.pl._figure import ABOVE, BLUE, DARK, GREY, ORANGE, check_path, finish, house_style
 
 _SIZE_INCHES = (5.6, 3.4)
@@ -88,7 +88,7 @@ def _scores(data: Data, key: str, table_key: str | None) -> pd.DataFrame:
     """Correlations of the genes, the best first; mean over the tables."""
     columns = {"model": f"{key}_pearson", "ridge": f"{key}_{RIDGE_SUFFIX}_pearson"}
     found: dict[str, list[pd.Series]] = {name: [] for name in columns}
-    for table in tables_of(find_spots(data, table_key=table_key)):
+    for table in tables_of(find_spots(data, Selection(table_key=table_key))):
         provenance_of(table, key)
         if columns["model"] not in table.var:
             msg = f"The predictions {key!r} have not been evaluated. Call `nh.tl.evaluate(sdata, {key!r})` first."

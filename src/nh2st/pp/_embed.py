@@ -15,7 +15,17 @@ from nh2st._device import InferencePrecision
 from nh2st._inference import check_place, checksum, features_of
 from nh2st._keys import EMBEDDING, ENCODER, NAMESPACE, PATCH_PX, PATCH_UM
 from nh2st._results import check_key, check_ours
-from nh2st._sections import NATIVE, ImageData, Mpp, Section, find_sections, resolve_mpp, tables_of, windows_of
+from nh2st._sections import (
+    NATIVE,
+    ImageData,
+    Mpp,
+    Section,
+    Selection,
+    find_sections,
+    resolve_mpp,
+    tables_of,
+    windows_of,
+)
 from nh2st.nn import create_encoder
 
 
@@ -109,15 +119,7 @@ def embed(
     """
     at_least_one("batch_size", batch_size)
     meant = check_place(device, precision, client)
-    found = find_sections(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
     for table in tables_of(found):
         _check_free(table, key_added, overwrite=overwrite)
     scales = [resolve_mpp(one, mpp) for one in found]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from nh2st._keys import MPP, NAMESPACE, VISIUM_PITCH_UM
-from nh2st._sections import ImageData, Section, find_sections
+from nh2st._sections import ImageData, Section, Selection, find_sections
 from nh2st._settings import logger
 from nh2st._space import array_mpp
 
@@ -66,15 +66,7 @@ def estimate_mpp(
     if pitch_um is not None and not 0 < pitch_um < np.inf:
         msg = f"`pitch_um` must be a positive number of micrometres, not {pitch_um!r}."
         raise ValueError(msg)
-    found = find_sections(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
     estimates = defaultdict(list)
     objects = {id(one.sdata): one.sdata for one in found}
     for one in found:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from nh2st._expression import Target, check_genes, log_scaled, match_panel, read_counts
 from nh2st._keys import GENE_FLAG, TARGET_LAYER
 from nh2st._results import check_free, editable, scatter_rows, write_record
-from nh2st._sections import Data, Spots, find_spots, tables_of
+from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._space import smoothing_window
 
 
@@ -78,7 +78,7 @@ def normalize(
     """
     chosen = Target.named(target)
     data = editable(data, copy)
-    found = find_spots(data, sections=sections, spots=spots, table_key=table_key)
+    found = find_spots(data, Selection(sections, spots, table_key))
     tables = tables_of(found)
     check_free(tables, key_added)
     panels = [_columns(table, chosen, genes) for table in tables]

@@ -11,7 +11,7 @@ from scipy.sparse import coo_matrix
 
 from nh2st._keys import CONNECTIVITIES_SUFFIX, DISTANCES_SUFFIX, NEIGHBORS_SUFFIX, SPATIAL_KEY
 from nh2st._results import editable
-from nh2st._sections import Data, Spots, find_spots, tables_of
+from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._space import CoordType, EdgeRule, Edges, edge_rule, edges_of
 
 
@@ -79,14 +79,7 @@ def spatial_neighbors(
     """
     _check(n_neighs, radius, coord_type)
     data = editable(data, copy)
-    found = find_spots(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    found = find_spots(data, Selection(sections, spots, table_key, None, shapes_key, coordinate_system))
     rules = [edge_rule(section.grid, n_neighs, radius, coord_type) for section in found]
     built = [(section, rule, edges_of(section.grid, rule)) for section, rule in zip(found, rules, strict=True)]
     for table in tables_of(found):

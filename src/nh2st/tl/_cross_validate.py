@@ -10,7 +10,7 @@ import pandas as pd
 
 from nh2st._estimators import FURTHER_BASELINES
 from nh2st._keys import CROSS_VALIDATION
-from nh2st._sections import ImageData, Section, find_sections, fingerprint
+from nh2st._sections import ImageData, Section, Selection, find_sections, fingerprint
 from nh2st._settings import logger
 from nh2st.tl._folds._data import FoldData, warn_of_flagged_genes
 from nh2st.tl._folds._fold_layers import check_layers, record_folds
@@ -139,15 +139,7 @@ def cross_validate(
     """
     candidates = candidates_of(training, settings, target=target, seed=seed)
     extras = _further_baselines(baselines)
-    found = find_sections(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
     check_layers(found, key_added, baselines=extras is not None, overwrite=overwrite)
     for settings_to_try in candidates.all:
         _check_unseen(found, settings_to_try)

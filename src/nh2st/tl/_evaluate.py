@@ -13,7 +13,7 @@ from nh2st._expression import Target
 from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
 from nh2st._metrics import METRICS, mean_over_genes
 from nh2st._results import dense_columns, predicted_rows, provenance_of, write_evaluation
-from nh2st._sections import Data, Spots, find_spots, tables_of
+from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._settings import logger
 from nh2st.tl._section_scores import RAW, nothing_in_common, score_section
 
@@ -94,14 +94,7 @@ def evaluate(
     >>> table.groupby(["model", "truth"])["pearson"].mean()  # doctest: +SKIP
     >>> nh.get.evaluation(sdata).query("metric == 'pearson_of_ceiling'")  # doctest: +SKIP
     """
-    found = find_spots(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    found = find_spots(data, Selection(sections, spots, table_key, None, shapes_key, coordinate_system))
     for table in tables_of(found):
         _check_table(table, key)
     evaluated = [(one, rows) for one in found if len(rows := predicted_rows(one, key))]

@@ -19,6 +19,7 @@ from nh2st._sections import (
     ImageData,
     Mpp,
     Section,
+    Selection,
     find_sections,
     fingerprint,
     resolve_mpp,
@@ -151,15 +152,7 @@ def predict(
         mpp=scale,
         overwrite=overwrite,
     ):
-        found = find_sections(
-            data,
-            sections=sections,
-            spots=spots,
-            table_key=table_key,
-            image_key=image_key,
-            shapes_key=shapes_key,
-            coordinate_system=coordinate_system,
-        )
+        found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
         _check(found, chosen, key_added, overwrite=overwrite)
         scales = [resolve_mpp(one, scale) for one in found]
         _compare_with_training(found, scales, chosen)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nh2st._device import Precision
 from nh2st._expression import gene_sets
 from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM, VARIANT
-from nh2st._sections import ImageData, Mpp, find_sections, resolve_mpp
+from nh2st._sections import ImageData, Mpp, Selection, find_sections, resolve_mpp
 from nh2st._settings import logger
 from nh2st.models import Model, load
 from nh2st.tl._compatibility._differences import warn_of_differences
@@ -209,15 +209,7 @@ def train(
     place = resolve_place(device, precision, devices, num_nodes, strategy)
     process = this_process(place)
     with only_rank_zero_speaks(process.rank):
-        found = find_sections(
-            data,
-            sections=sections,
-            spots=spots,
-            table_key=table_key,
-            image_key=image_key,
-            shapes_key=shapes_key,
-            coordinate_system=coordinate_system,
-        )
+        found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
         if source is not None:
             check_no_contradiction(
                 source, genes=genes, network=network, encoder=encoder, target=target, mpp=mpp, variant=variant
