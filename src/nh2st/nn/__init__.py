@@ -16,7 +16,9 @@ from nh2st.nn._context_network import ContextNetwork, Prediction
 from nh2st.nn._contrastive import contrastive_loss, symmetric_contrastive_loss
 from nh2st.nn._create_encoder import create_encoder
 from nh2st.nn._encoder import Encoder
-from nh2st.nn._hypergraph import HypergraphConv, HypergraphEncoder, hyperedge_incidence, propagation
+from nh2st.nn._hyperedges import hyperedge_incidence, propagation
+from nh2st.nn._hypergraph_conv import HypergraphConv
+from nh2st.nn._hypergraph_encoder import HypergraphEncoder
 from nh2st.nn._likelihood import count_loss
 from nh2st.nn._neighbor_attention import NeighborContext
 from nh2st.nn._paper_network import NH2ST, Output

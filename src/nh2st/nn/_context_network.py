@@ -39,8 +39,7 @@ class ContextNetwork(nn.Module):
     config
         Shapes and losses of the network, of variant ``"context"``.
     encoder_weights
-        Weights of the image encoder, as ``weights`` of :func:`nh2st.nn.create_encoder`; None where all weights are
-        loaded afterwards.
+        As in :class:`nh2st.nn.NH2ST`.
 
     Raises
     ------

@@ -150,16 +150,11 @@ class Encoder(nn.Module):
         Parameters
         ----------
         images
-            Patches (P, H, W, 3) or (P, 3, H, W), uint8.
+            As for :meth:`forward`.
 
         Returns
         -------
         The last convolutional map (P, C, h, w); of a transformer, its pooled features as a map (P, C, 1, 1).
-
-        Raises
-        ------
-        ValueError
-            If the images are of another shape or type.
         """
         output = self(images)
         return output if self._is_map(output) else self.pool(output)[:, :, None, None]
@@ -170,7 +165,7 @@ class Encoder(nn.Module):
         Parameters
         ----------
         images
-            Patches (P, H, W, 3) or (P, 3, H, W), uint8.
+            As for :meth:`forward`.
 
         Returns
         -------

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nh2st._download import download
 from nh2st._settings import logger, settings
 from nh2st._torch import read_tensors
-from nh2st.nn._encoder_table import CIGA_URL, LITE0, LITE0_PACKAGE, PIP, EncoderSpec
+from nh2st.nn._encoder_table import LITE0, LITE0_PACKAGE, PIP, EncoderSpec
 from nh2st.nn._hub import HUB, hub_file
 
 PRETRAINED: Final = "pretrained"
@@ -68,7 +68,7 @@ def _pretrained_model(spec: EncoderSpec) -> Any:
         model = _empty_model(spec)
         model.load_state_dict(_lite0_state(model))
         return model
-    path = _hub_file(spec, source) if source.startswith(HUB) else _downloaded_ciga(spec)
+    path = _hub_file(spec, source) if source.startswith(HUB) else _downloaded_ciga(spec, source)
     model = _empty_model(spec)
     _load_state(model, read_tensors(path), fspath(path))
     return model
@@ -93,11 +93,11 @@ def _model_of_timm(spec: EncoderSpec) -> Any:
         raise RuntimeError(msg) from error
 
 
-def _downloaded_ciga(spec: EncoderSpec) -> Path:
-    target = Path(settings.cache_dir).expanduser() / "encoders" / PurePosixPath(CIGA_URL).name
+def _downloaded_ciga(spec: EncoderSpec, url: str) -> Path:
+    target = Path(settings.cache_dir).expanduser() / "encoders" / PurePosixPath(url).name
     hint = "Or pass a file that you have: encoder_weights=<local file>."
     try:
-        return download(CIGA_URL, target, sha256=CIGA_SHA256, size=CIGA_BYTES, hint=hint)
+        return download(url, target, sha256=CIGA_SHA256, size=CIGA_BYTES, hint=hint)
     except (ConnectionError, ValueError) as error:
         msg = f"The weights of encoder {spec.name!r} could not be had. {error}"
         raise RuntimeError(msg) from error

@@ -15,7 +15,8 @@ from nh2st.nn._config import NetworkConfig
 from nh2st.nn._contrastive import contrastive_loss
 from nh2st.nn._create_encoder import create_encoder
 from nh2st.nn._encoder_weights import PRETRAINED
-from nh2st.nn._hypergraph import HypergraphEncoder, hyperedge_incidence, propagation
+from nh2st.nn._hyperedges import hyperedge_incidence, image_similarity, propagation
+from nh2st.nn._hypergraph_encoder import HypergraphEncoder
 
 _HEAD_WIDTH = 256
 
@@ -104,7 +105,8 @@ class NH2ST(nn.Module):
         z_image, z_gene = self._cross(h_image, h_genes[targets])
 
         flat_maps = feature_maps.flatten(1)
-        incidence = self._incidence(flat_maps, batch)
+        similarity = image_similarity(flat_maps, batch.nodes)
+        incidence = hyperedge_incidence(similarity, batch.mask, self.config.hyperedge_neighbors)
         neighborhood = batch.nodes, batch.mask, propagation(incidence)
         n_image = self.image_hypergraph(flat_maps, *neighborhood)
         n_gene = self.gene_hypergraph(h_genes, *neighborhood)
@@ -244,9 +246,3 @@ class NH2ST(nn.Module):
         z_image = self.cross_attention(image, gene)
         z_gene = self.cross_attention(gene, z_image)
         return z_image.squeeze(1), z_gene.squeeze(1)
-
-    def _incidence(self, flat_maps: Tensor, batch: NeighborBatch) -> Tensor:
-        with torch.no_grad(), torch.autocast(flat_maps.device.type, enabled=False):
-            unit = F.normalize(flat_maps.float(), dim=-1)
-            similarity = (unit @ unit.T)[batch.nodes.unsqueeze(2), batch.nodes.unsqueeze(1)]
-            return hyperedge_incidence(similarity, batch.mask, self.config.hyperedge_neighbors)
