@@ -23,11 +23,11 @@ def gene_correlation_agreement(measured: np.ndarray, predicted: np.ndarray) -> f
     genes remain.
     """
     correlations = [_between_genes(values) for values in (measured, predicted)]
-    varying = np.all([np.isfinite(np.diag(one)) for one in correlations], axis=0)
+    varying = np.all([np.isfinite(np.diag(matrix)) for matrix in correlations], axis=0)
     if varying.sum() < 3:
         return float("nan")
     upper = np.triu_indices(int(varying.sum()), k=1)
-    between = [one[np.ix_(varying, varying)][upper][:, None] for one in correlations]
+    between = [matrix[np.ix_(varying, varying)][upper][:, None] for matrix in correlations]
     return float(pearson(*between)[0])
 
 
