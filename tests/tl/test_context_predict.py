@@ -280,7 +280,7 @@ def test_another_network_takes_the_standard_deviations_away(trained_context, tra
     paper = train(sdata, sections=["A"])
     nh.tl.predict(sdata, model)
     frame = nh.tl.evaluate(sdata)
-    assert set(frame["model"]) == {"model", "ridge", "training mean"}
+    assert set(frame["model"]) == {"model", "ridge", "training_mean"}
     nh.tl.predict(sdata, paper)
     assert set(sdata["table"].layers) == {"nh2st", "nh2st_ridge"}
     nh.tl.predict(sdata, model, baselines=False)

@@ -11,6 +11,7 @@ from nh2st._results._predictions import (
     dense_columns,
     predicted_rows,
     provenance_of,
+    record_of_layer,
     write_layer,
     write_predictions,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "predicted_rows",
     "provenance_of",
     "read_evaluation",
+    "record_of_layer",
     "scatter_rows",
     "write_evaluation",
     "write_layer",

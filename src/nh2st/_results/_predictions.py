@@ -11,7 +11,17 @@ import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csc_matrix, issparse
 
-from nh2st._keys import COUNTS_LAYER, NAMESPACE, PREDICTED_SUFFIX, SPATIAL, TARGET_LAYER, TILES, TRAINING
+from nh2st._keys import (
+    COUNTS_LAYER,
+    NAMESPACE,
+    PREDICTED_SUFFIX,
+    RIDGE_SUFFIX,
+    SPATIAL,
+    STD_SUFFIX,
+    TARGET_LAYER,
+    TILES,
+    TRAINING,
+)
 from nh2st._sections import Spots
 
 _KEY = re.compile(r"[A-Za-z0-9_.-]+")
@@ -117,13 +127,40 @@ def provenance_of(table: AnnData, key: str) -> dict[str, Any]:
     KeyError
         If there are none.
     """
-    recorded = table.uns.get(NAMESPACE, {})
-    written = [name for name in recorded if "genes" in recorded[name] and (name in table.layers or name in table.obsm)]
+    written = _written(table)
     if key not in written:
-        there = ", ".join(map(repr, written)) or "none"
-        msg = f"There are no predictions {key!r} (there are: {there}). Call `nh.tl.predict(sdata, model)` first."
-        raise KeyError(msg)
-    return recorded[key]
+        raise KeyError(_no_predictions(key, written))
+    return table.uns[NAMESPACE][key]
+
+
+def record_of_layer(table: AnnData, layer: str) -> tuple[str, dict[str, Any]]:
+    """Name and content of the record that a layer of predictions belongs to.
+
+    That is its own, or for what :func:`nh2st.tl.predict` writes beside its predictions (ridge, standard deviation)
+    that of these.
+
+    Raises
+    ------
+    KeyError
+        If this package wrote no such layer.
+    """
+    written = _written(table)
+    beside = {f"{name}_{suffix}": name for name in written for suffix in (RIDGE_SUFFIX, STD_SUFFIX)}
+    names = {name: of for name, of in beside.items() if name in table.layers} | {name: name for name in written}
+    if layer not in names:
+        raise KeyError(_no_predictions(layer, sorted(names)))
+    return names[layer], table.uns[NAMESPACE][names[layer]]
+
+
+def _written(table: AnnData) -> list[str]:
+    """Names of the predictions that the table holds with what was recorded of them."""
+    recorded = table.uns.get(NAMESPACE, {})
+    return [name for name in recorded if "genes" in recorded[name] and (name in table.layers or name in table.obsm)]
+
+
+def _no_predictions(key: str, there: Iterable[str]) -> str:
+    names = ", ".join(map(repr, there)) or "none"
+    return f"There are no predictions {key!r} (there are: {names}). Call `nh.tl.predict(sdata, model)` first."
 
 
 def dense_columns(table: AnnData, layer: str, rows: np.ndarray, genes: Iterable[str]) -> np.ndarray:

@@ -9,13 +9,14 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from nh2st._expression import Target, log_scaled, match_panel, read_counts
+from nh2st._keys import RAW, SMOOTHED
 from nh2st._metrics import Truth, noise_ceiling, score, ssim_windows
 from nh2st._sections import Spots
 from nh2st._settings import logger
 from nh2st._space import connectivities, default_graph, smoothing_window
 
-RAW, SMOOTHED = "raw", "smoothed"
 _LEAST_SPOTS = 3
+_LABELS = ["section", "gene", "model", "truth"]
 
 
 def score_section(
@@ -73,6 +74,18 @@ def score_section(
             by_gene.append(frame.assign(**labels)[["section", "gene", "model", "truth", *frame.columns[1:]]])
             by_section.append(labels | metrics | {"n_genes_missing": float(len(panel) - len(genes))})
     return pd.concat(by_gene, ignore_index=True), pd.DataFrame(by_section)
+
+
+def tidy_scores(by_gene: pd.DataFrame, by_section: pd.DataFrame) -> pd.DataFrame:
+    """Join the two frames of :func:`score_section`.
+
+    Returns
+    -------
+    A row for each score, with the columns ``section``, ``gene`` (empty for metrics of the section as a whole),
+    ``model``, ``truth``, ``metric`` and ``value``.
+    """
+    frames = (by_gene, by_section.assign(gene=""))
+    return pd.concat([frame.melt(_LABELS, var_name="metric") for frame in frames], ignore_index=True)
 
 
 def _columns(section: Spots, panel: Sequence[str]) -> np.ndarray:

@@ -19,11 +19,10 @@ from nh2st.tl._folds._data import FoldData
 from nh2st.tl._folds._settings_to_try import Candidates
 from nh2st.tl._folds._split import Fold
 from nh2st.tl._folds._store import FoldResult
-from nh2st.tl._section_scores import score_section
+from nh2st.tl._section_scores import score_section, tidy_scores
 from nh2st.tl._training._settings import TrainingSettings
 
 _LEAST_SPOTS = 3
-_LABELS = ["section", "gene", "model", "truth"]
 
 
 @dataclass(frozen=True)
@@ -97,5 +96,5 @@ class FoldRunner:
             target = self._asked.target_definition
             here = np.arange(len(member.rows))
             scored = score_section(member, here, part, panel, target, gene_sets=chosen, layer=self._data.layer)
-            frames += [frame.assign(gene=frame.get("gene", "")) for frame in scored]
-        return pd.concat([frame.melt(_LABELS, var_name="metric") for frame in frames], ignore_index=True)
+            frames.append(tidy_scores(*scored))
+        return pd.concat(frames, ignore_index=True)
