@@ -12,9 +12,17 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st._expression import match_panel
-from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX
-from nh2st._metrics import METRICS
-from nh2st._results import check_ours, check_replaceable, write_predictions
+from nh2st._results import (
+    FOLD_SUFFIX,
+    MEMBERS,
+    OUT_OF_FOLD,
+    Kind,
+    check_replaceable,
+    make_room,
+    records_of,
+    write_predictions,
+    write_record,
+)
 from nh2st._sections import NATIVE, Section, resolve_mpp, tables_of
 from nh2st.tl._baselines import BASELINES
 from nh2st.tl._evaluate import MODEL
@@ -24,9 +32,6 @@ from nh2st.tl._folds._split import Fold
 from nh2st.tl._folds._store import FoldResult
 from nh2st.tl._training._settings import Recipe
 
-_FOLD_SUFFIX = "fold"
-_LAYERS = "layers"
-
 
 def layer_of(key: str, model: str) -> str:
     """Layer of a model's predictions: the key itself for the network, else followed by the name of the baseline."""
@@ -34,12 +39,14 @@ def layer_of(key: str, model: str) -> str:
 
 
 def check_layers(sections: Sequence[Section], key: str, *, baselines: bool, overwrite: bool) -> None:
-    """Refuse to replace what this package did not predict."""
-    for table in tables_of(sections):
-        for model in (MODEL, *((*BASELINES, LINEAR_HEAD) if baselines else ())):
-            check_replaceable(table, layer_of(key, model), overwrite=overwrite)
-        ours = "folds" in table.uns.get(NAMESPACE, {}).get(key, {})
-        check_ours(table, f"{key}_{_FOLD_SUFFIX}", ("obs",), ours=ours, overwrite=overwrite)
+    """Refuse to replace what this package did not predict by cross-validation."""
+    tables = tables_of(sections)
+    for model in (MODEL, *((*BASELINES, LINEAR_HEAD) if baselines else ())):
+        check_replaceable(tables, layer_of(key, model), _kind_of(model), overwrite=overwrite)
+
+
+def _kind_of(model: str) -> Kind:
+    return Kind.FOLDS if model == MODEL else Kind.FOLDS_BASELINE
 
 
 def record_folds(bench: Bench, key: str, folds: Sequence[Fold], results: Sequence[FoldResult], recipe: Recipe) -> None:
@@ -48,26 +55,26 @@ def record_folds(bench: Bench, key: str, folds: Sequence[Fold], results: Sequenc
     The layers have the genes of all folds; those that a fold did not choose are NaN for the spots that it tested.
     """
     genes = list(dict.fromkeys(gene for result in results for gene in result.genes))
+    models = list(results[0].predictions)
     for table in tables_of(bench.sections):
-        _forget(table, key)
         names = match_panel(table, genes).names
-        records = table.uns.setdefault(NAMESPACE, {})
-        written = []
-        for model in results[0].predictions:
+        provenance = _provenance(bench, table, recipe, folds) | {"genes": names}
+        for model in models:
             name = layer_of(key, model)
+            make_room(table, name, _kind_of(model))
             write_predictions(table, name, _on_all_rows(bench, table, folds, results, model, genes), names)
-            records[name] = _provenance(bench, table, recipe, folds) | {"model": model, "genes": names}
-            written.append(name)
+            write_record(table, name, _kind_of(model), provenance | {"model": model})
         if names != genes:
-            records[key]["model_genes"] = genes
-        records[key] |= {_LAYERS: written, "folds": _describe(folds, results, bench)}
-        table.obs[f"{key}_{_FOLD_SUFFIX}"] = _fold_of_rows(bench, table, folds)
+            records_of(table)[key]["model_genes"] = genes
+        written = [layer_of(key, model) for model in models]
+        records_of(table)[key] |= {MEMBERS: written, "folds": _describe(folds, results, bench)}
+        table.obs[f"{key}_{FOLD_SUFFIX}"] = _fold_of_rows(bench, table, folds)
 
 
 def _places(bench: Bench, table: AnnData) -> tuple[np.ndarray, np.ndarray]:
     """Which of all spots are in the table, boolean (n,), and the rows of these."""
-    here = [one.adata is table for one in bench.sections]
-    rows = [one.rows for one, mine in zip(bench.sections, here, strict=True) if mine]
+    here = [section.adata is table for section in bench.sections]
+    rows = [section.rows for section, mine in zip(bench.sections, here, strict=True) if mine]
     return np.array(here)[bench.section], np.concatenate(rows)
 
 
@@ -98,7 +105,7 @@ def _fold_of_rows(bench: Bench, table: AnnData, folds: Sequence[Fold]) -> pd.Cat
     number = np.full(table.n_obs, -1)
     for fold, rows, _ in _tested(bench, table, folds):
         number[rows] = fold
-    return pd.Categorical.from_codes(number, [str(one + 1) for one in range(len(folds))])
+    return pd.Categorical.from_codes(number, [str(label + 1) for label in range(len(folds))])
 
 
 def _describe(folds: Sequence[Fold], results: Sequence[FoldResult], bench: Bench) -> dict[str, Any]:
@@ -107,7 +114,7 @@ def _describe(folds: Sequence[Fold], results: Sequence[FoldResult], bench: Bench
         str(number + 1): {
             "name": fold.name,
             "test_groups": sorted(set(bench.group[fold.test])),
-            "test_sections": [one.name for one in bench.members(fold.test)],
+            "test_sections": [section.name for section in bench.members(fold.test)],
             "training_spots": int(fold.training.sum()),
             "genes": result.genes,
             "gene_sets": result.gene_sets,
@@ -119,7 +126,7 @@ def _describe(folds: Sequence[Fold], results: Sequence[FoldResult], bench: Bench
 
 def _provenance(bench: Bench, table: AnnData, recipe: Recipe, folds: Sequence[Fold]) -> dict[str, Any]:
     """What all layers share: plain values that can be stored."""
-    mine = [one for one in bench.sections if one.adata is table]
+    mine = [section for section in bench.sections if section.adata is table]
     return {
         "package_version": version("nh2st"),
         "target": recipe.definition.to_dict(),
@@ -128,20 +135,7 @@ def _provenance(bench: Bench, table: AnnData, recipe: Recipe, folds: Sequence[Fo
         "patch_um": NATIVE if recipe.mpp == NATIVE else recipe.patch_um,
         "patch_px": recipe.patch_px,
         "seed": recipe.seed,
-        "validation": f"out-of-fold predictions of {len(folds)} folds",
-        "table_genes": min(one.adata.n_vars for one in bench.sections),
-        "mpp": {one.region: resolve_mpp(one, recipe.mpp) for one in mine},
+        "validation": f"{OUT_OF_FOLD} of {len(folds)} folds",
+        "table_genes": min(section.adata.n_vars for section in bench.sections),
+        "mpp": {section.region: resolve_mpp(section, recipe.mpp) for section in mine},
     }
-
-
-def _forget(table: AnnData, key: str) -> None:
-    """Take away earlier predictions of this name, their baselines and their metrics."""
-    records = table.uns.get(NAMESPACE, {})
-    for name in map(str, records.get(key, {}).get(_LAYERS, [key])):
-        table.layers.pop(name, None)
-        table.obsm.pop(name, None)
-        records.pop(name, None)
-        columns = [f"{name}_{suffix}" for suffix in (PREDICTED_SUFFIX, *METRICS)]
-        table.var.drop(columns=columns, errors="ignore", inplace=True)
-        for column in columns:
-            table.varm.pop(column, None)
