@@ -15,7 +15,7 @@ CENTERS = [[40.0, 40.0], [80.0, 40.0], [40.0, 80.0], [80.0, 80.0]]
 
 def check(data, **keys):
     """A public function that needs sections and their images, and fails before any work."""
-    nh.pp.estimate_mpp(data, pitch_um=100, **keys)
+    nh.pp.estimate_mpp(data, pitch_um=100, overwrite=True, **keys)
 
 
 def names(data, **keys):

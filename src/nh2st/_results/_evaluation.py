@@ -1,8 +1,8 @@
-"""Scores in a table: how they are written, and how they are read again."""
+"""Scores of predictions in a table: what they may replace, how they are written, and how they are read again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,12 +10,59 @@ from anndata import AnnData
 
 from nh2st._keys import MODEL, PREDICTED_SUFFIX, RAW, TRAINING_MEAN_SUFFIX
 from nh2st._metrics import METRICS
-from nh2st._results._predictions import provenance_of
-from nh2st._sections import Spots
+from nh2st._results._kinds import EVALUATION, Place, evaluation_places
+from nh2st._results._names import check_name, same_but_for_case
+from nh2st._results._records import owners_of, provenance_of
+from nh2st._results._replacing import drop
+from nh2st._sections import Spots, tables_of
 
-EVALUATION = "evaluation"
 EVALUATION_BY_SECTION = "evaluation_by_section"
 _COLUMNS = ["section", "gene", "model", "truth", "metric", "value"]
+
+
+def check_evaluation(sections: Iterable[Spots], key: str, *, overwrite: bool) -> None:
+    """Refuse to replace columns that are no scores of predictions, and names of objects that cannot be stored.
+
+    All sections are to be checked before anything is written.
+
+    Raises
+    ------
+    ValueError
+        If there is such a column or name, and `overwrite` is not set for a column.
+    KeyError
+        If there are no predictions of this name.
+    """
+    sections = list(sections)
+    for section in sections:
+        if not section.region and section.object_key is not None:
+            check_name(section.object_key, "the key of an object")
+    for table in tables_of(sections):
+        provenance_of(table, key)
+        for place in evaluation_places(key):
+            _check_place(table, place, overwrite=overwrite)
+
+
+def _check_place(table: AnnData, place: Place, *, overwrite: bool) -> None:
+    attribute, name = place
+    there = getattr(table, attribute)
+    if clash := same_but_for_case(name, there):
+        msg = f"Scores go to {attribute}[{name!r}], which differs from {attribute}[{clash!r}] by case alone. Rename it."
+        raise ValueError(msg)
+    if name in there and not owners_of(table, place) and not overwrite:
+        msg = (
+            f"{attribute}[{name!r}] exists and was not written by nh2st. Rename it, or replace it with "
+            "`overwrite=True`."
+        )
+        raise ValueError(msg)
+
+
+def forget_evaluation(table: AnnData, key: str) -> None:
+    """Take away earlier scores of these predictions, so that none of another evaluation is left beside new ones."""
+    record = provenance_of(table, key)
+    for place in evaluation_places(key):
+        drop(table, place)
+    for name in (EVALUATION, EVALUATION_BY_SECTION):
+        record.pop(name, None)
 
 
 def write_evaluation(table: AnnData, key: str, scores: pd.DataFrame, sections: Sequence[Spots]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from typing import Any, Literal
 
 import anndata as ad
@@ -22,7 +23,6 @@ from spatialdata.transformations import get_transformation
 from nh2st._keys import (
     ARRAY_COL,
     ARRAY_ROW,
-    NAMESPACE,
     SPATIAL,
     TILES,
     TILES_SHAPES,
@@ -30,6 +30,7 @@ from nh2st._keys import (
     TISSUE_FRACTION,
     TISSUE_SHAPES,
 )
+from nh2st._results import Kind, check_elements, records_of, write_record
 
 _REGION, _INSTANCE = "region", "instance_id"
 
@@ -104,30 +105,32 @@ def laid_tiles(sdata: SpatialData) -> dict[str, dict[str, Any]]:
     """What is recorded of the tiles in the object: for each region its image, outline, pitch and scale."""
     if TILES_TABLE not in sdata.tables:
         return {}
-    return sdata.tables[TILES_TABLE].uns.get(NAMESPACE, {}).get(TILES, {})
+    record = records_of(sdata.tables[TILES_TABLE]).get(TILES, {})
+    return {region: tiles for region, tiles in record.items() if isinstance(tiles, dict)}
 
 
 def _ours(sdata: SpatialData) -> set[str]:
     laid = laid_tiles(sdata)
-    return {*laid, *(one["outline"] for one in laid.values()), *([TILES_TABLE] if laid else [])}
+    return {*laid, *(tiles["outline"] for tiles in laid.values()), *([TILES_TABLE] if laid else [])}
 
 
 def check_free(sdata: SpatialData, names: dict[str, tuple[str, str]], *, overwrite: bool) -> None:
-    """Refuse to replace elements that this package did not write.
+    """Refuse to replace elements that this package did not write, and tiles that results were computed of.
 
     Raises
     ------
     ValueError
         If there is one and `overwrite` is not set.
     """
-    wanted = {TILES_TABLE, *(name for pair in names.values() for name in pair)}
-    foreign = sorted(name for name in wanted - _ours(sdata) if name in sdata)
-    if foreign and not overwrite:
-        msg = (
-            f"There is {', '.join(map(repr, foreign))} already, and nh2st did not write it. Rename it, or replace it "
-            "with `overwrite=True`."
-        )
-        raise ValueError(msg)
+    check_elements(sdata, [TILES_TABLE, *chain(*names.values())], _ours(sdata), overwrite=overwrite)
+    if laid_tiles(sdata) and not overwrite:
+        results = [name for name in records_of(sdata.tables[TILES_TABLE]) if name != TILES]
+        if results:
+            msg = (
+                f"Table {TILES_TABLE!r} holds {', '.join(map(repr, results))} of its tiles, which would go with them. "
+                "Replace all of it with `overwrite=True`."
+            )
+            raise ValueError(msg)
 
 
 def remove_tiles(sdata: SpatialData) -> None:
@@ -144,6 +147,7 @@ def with_genes(table: AnnData, genes: Sequence[str]) -> AnnData:
         obs=table.obs,
         var=pd.DataFrame(index=pd.Index(genes, dtype=str)),
         obsm=dict(table.obsm),
+        obsp=dict(table.obsp),
         uns=dict(table.uns),
     )
 
@@ -175,7 +179,7 @@ def _table(laid: Sequence[Tiles], names: dict[str, tuple[str, str]], genes: Sequ
     table = ad.concat([_region_table(tiles, names[tiles.image_key][0], genes) for tiles in laid])
     regions = [names[tiles.image_key][0] for tiles in laid]
     table.obs[_REGION] = pd.Categorical(table.obs[_REGION], categories=regions)
-    table.uns[NAMESPACE] = {TILES: {names[tiles.image_key][0]: _record(tiles, names) for tiles in laid}}
+    write_record(table, TILES, Kind.TILES, {names[tiles.image_key][0]: _record(tiles, names) for tiles in laid})
     return TableModel.parse(table, region=regions, region_key=_REGION, instance_key=_INSTANCE)
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from anndata import AnnData
 
 from nh2st._arguments import at_least_one
 from nh2st._device import InferencePrecision
 from nh2st._inference import check_place, checksum, features_of
-from nh2st._keys import EMBEDDING, ENCODER, NAMESPACE, PATCH_PX, PATCH_UM
-from nh2st._results import check_key, check_ours
+from nh2st._keys import EMBEDDING, ENCODER, PATCH_PX, PATCH_UM
+from nh2st._results import Kind, check_replaceable, make_room, write_record
 from nh2st._sections import (
     NATIVE,
     ImageData,
@@ -120,9 +119,8 @@ def embed(
     at_least_one("batch_size", batch_size)
     meant = check_place(device, precision, client)
     found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
-    for table in tables_of(found):
-        _check_free(table, key_added, overwrite=overwrite)
-    scales = [resolve_mpp(one, mpp) for one in found]
+    check_replaceable(tables_of(found), key_added, Kind.EMBEDDING, overwrite=overwrite)
+    scales = [resolve_mpp(section, mpp) for section in found]
     windows = windows_of(found, patch_um=patch_um, patch_px=patch_px, mpp=scales)
     model = create_encoder(encoder, encoder_weights)
     model.map_shape(patch_px)
@@ -156,20 +154,11 @@ def _write(
     record: Mapping[str, Any],
 ) -> None:
     for table in tables_of(sections):
-        mine = [number for number, one in enumerate(sections) if one.adata is table]
+        mine = [number for number, section in enumerate(sections) if section.adata is table]
         values = np.full((table.n_obs, features[0].shape[1]), np.nan, dtype=np.float32)
         for number in mine:
             values[sections[number].rows] = features[number]
+        make_room(table, key, Kind.EMBEDDING)
         table.obsm[key] = values
         mpp = {sections[number].region: scales[number] for number in mine}
-        table.uns.setdefault(NAMESPACE, {})[key] = {**record, "mpp": mpp}
-
-
-def _check_free(table: AnnData, key: str, *, overwrite: bool) -> None:
-    """Refuse to replace what is not an embedding of this package."""
-    check_key(table, key)
-    recorded = table.uns.get(NAMESPACE, {}).get(key)
-    if recorded is not None and "genes" in recorded:
-        msg = f"key_added={key!r} is the name of predictions. Choose another name for the embeddings."
-        raise ValueError(msg)
-    check_ours(table, key, ("obsm",), ours=recorded is not None, overwrite=overwrite)
+        write_record(table, key, Kind.EMBEDDING, {**record, "mpp": mpp})

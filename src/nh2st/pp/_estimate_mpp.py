@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from nh2st._keys import MPP, NAMESPACE, VISIUM_PITCH_UM
+from nh2st._keys import VISIUM_PITCH_UM
+from nh2st._results import check_scale, write_scale
 from nh2st._sections import ImageData, Section, Selection, find_sections
 from nh2st._settings import logger
 from nh2st._space import array_mpp
@@ -19,6 +20,7 @@ def estimate_mpp(
     data: ImageData,
     pitch_um: float | None = None,
     *,
+    overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     table_key: str | None = None,
@@ -39,6 +41,8 @@ def estimate_mpp(
         Distance in micrometres: of adjacent rows or columns of the array on square arrays and checkerboards, and of
         adjacent spots, centre to centre, on hexagonal arrays and where there are no array ids. Where absent, 100 on
         hexagonal arrays, as on Visium slides.
+    overwrite
+        Replace scales that were given and differ from the estimate.
     sections
         Sections to use; all where absent.
     spots
@@ -49,13 +53,13 @@ def estimate_mpp(
     Returns
     -------
     ``None``. Written into each SpatialData: ``attrs["nh2st"]["mpp"]``, a dictionary from image to micrometres per pixel
-    of the largest scale. Images that are there already are replaced.
+    of the largest scale. Earlier estimates, which ``attrs["nh2st"]["estimated_mpp"]`` names, are replaced.
 
     Raises
     ------
     ValueError
-        If `pitch_um` is not positive or is needed, there are fewer than two spots, or sections disagree on the scale of
-        their common image.
+        If `pitch_um` is not positive or is needed, there are fewer than two spots, sections disagree on the scale of
+        their common image, or a scale that was given would be replaced by another.
 
     Examples
     --------
@@ -68,12 +72,14 @@ def estimate_mpp(
         raise ValueError(msg)
     found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
     estimates = defaultdict(list)
-    objects = {id(one.sdata): one.sdata for one in found}
-    for one in found:
-        estimates[id(one.sdata), one.image_key].append((one.name, _section_mpp(one, pitch_um)))
-    agreed = {place: _agree(place[1], values) for place, values in estimates.items()}
-    for (sdata, image), mpp in agreed.items():
-        objects[sdata].attrs.setdefault(NAMESPACE, {}).setdefault(MPP, {})[image] = mpp
+    objects = {id(section.sdata): section.sdata for section in found}
+    for section in found:
+        estimates[id(section.sdata), section.image_key].append((section.name, _section_mpp(section, pitch_um)))
+    agreed = [(objects[place[0]], place[1], _agree(place[1], values)) for place, values in estimates.items()]
+    for sdata, image, mpp in agreed:
+        check_scale(sdata, image, mpp, overwrite=overwrite)
+    for sdata, image, mpp in agreed:
+        write_scale(sdata, image, mpp)
         logger.info("Image %r: %.4f um per pixel.", image, mpp)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from anndata import AnnData
@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from nh2st._expression import Target, check_genes, log_scaled, match_panel, read_counts
 from nh2st._keys import GENE_FLAG, TARGET_LAYER
-from nh2st._results import check_free, editable, scatter_rows, write_record
+from nh2st._results import Kind, check_replaceable, editable, make_room, scatter_rows, write_record
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._space import smoothing_window
 
@@ -23,6 +23,7 @@ def normalize(
     genes: Sequence[str] | None = None,
     layer: str | None = None,
     key_added: str = TARGET_LAYER,
+    overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     table_key: str | None = None,
@@ -44,6 +45,8 @@ def normalize(
         Layer that holds the counts; ``layers["counts"]`` where there is one, else ``X``, where absent.
     key_added
         Layer to write.
+    overwrite
+        Replace a layer of this name that is not normalised expression of this package, with all that belongs to it.
     sections
         Sections to normalise; all where absent.
     spots
@@ -61,8 +64,8 @@ def normalize(
     Raises
     ------
     ValueError
-        If counts are negative, NaN, infinite or log-normalised already, the paper's panel is not known, or a layer of
-        the user's would be overwritten.
+        If counts are negative, NaN, infinite or log-normalised already, the paper's panel is not known, or something
+        else would be replaced.
 
     References
     ----------
@@ -80,18 +83,20 @@ def normalize(
     data = editable(data, copy)
     found = find_spots(data, Selection(sections, spots, table_key))
     tables = tables_of(found)
-    check_free(tables, key_added)
+    check_replaceable(tables, key_added, Kind.NORMALIZED, overwrite=overwrite)
     panels = [_columns(table, chosen, genes) for table in tables]
     layers = [
-        [(one.rows, _values(one, columns, chosen, layer)) for one in found if one.adata is table]
+        [(section.rows, _values(section, columns, chosen, layer)) for section in found if section.adata is table]
         for table, columns in zip(tables, panels, strict=True)
     ]
     for table, columns, blocks in zip(tables, panels, layers, strict=True):
         values = scatter_rows(blocks, table.n_obs)
-        record = {"target": chosen.to_dict()}
+        make_room(table, key_added, Kind.NORMALIZED)
+        table.layers[key_added] = values if columns is None else values.tocsc()
+        record: dict[str, Any] = {"target": chosen.to_dict()}
         if columns is not None:
             record["panel"] = table.var_names[columns].to_numpy(dtype=object)
-        write_record(table, key_added, values if columns is None else values.tocsc(), record)
+        write_record(table, key_added, Kind.NORMALIZED, record)
     return data if copy else None
 
 

@@ -8,7 +8,7 @@ from anndata import AnnData
 
 from nh2st._expression import RankingMethod, check_genes, choose_genes, match_panel, read_counts
 from nh2st._keys import GENE_FLAG, N_GENES
-from nh2st._results import editable
+from nh2st._results import check_gene_flag, editable
 from nh2st._sections import Data, Selection, find_spots, tables_of
 
 
@@ -19,6 +19,7 @@ def select_genes(
     method: RankingMethod = "mean_count",
     genes: Sequence[str] | None = None,
     layer: str | None = None,
+    overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     table_key: str | None = None,
@@ -44,6 +45,8 @@ def select_genes(
         another column of ``var``, such as ``gene_ids``.
     layer
         Layer that holds the counts; ``layers["counts"]`` where there is one, else ``X``, where absent.
+    overwrite
+        Replace a column ``nh2st_gene`` that is not boolean, which this package did not write.
     sections
         Sections on which the genes are chosen; all where absent.
     spots
@@ -62,7 +65,8 @@ def select_genes(
     KeyError
         If genes were named that a table lacks.
     ValueError
-        If more genes are asked for than the tables have in common, gene names repeat, or counts are not valid.
+        If more genes are asked for than the tables have in common, gene names repeat, counts are not valid, or
+        a column would be replaced that is not ours.
 
     Examples
     --------
@@ -75,6 +79,7 @@ def select_genes(
     data = editable(data, copy)
     chosen = find_spots(data, Selection(sections, spots, table_key))
     everywhere = chosen if sections is None else find_spots(data, Selection(spots=spots, table_key=table_key))
+    check_gene_flag(tables_of(everywhere), overwrite=overwrite)
     if genes is None:
         panel = choose_genes([read_counts(section, layer) for section in chosen], n_genes, method)
     else:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from scipy.sparse import issparse
+from scipy.sparse import csr_matrix, issparse
 
 from nh2st._keys import CONNECTIVITIES_SUFFIX, SMOOTH_SUFFIX, SPATIAL_KEY
-from nh2st._results import check_free, editable, write_record
+from nh2st._results import Kind, check_replaceable, editable, make_room, write_record
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._settings import logger
 from nh2st._space import averaging
-from nh2st.pp._spatial_neighbors import spatial_neighbors
+from nh2st.pp._spatial_neighbors import Graph, graphs_of, write_graph
 
 
 def smooth(
@@ -23,6 +23,7 @@ def smooth(
     layer: str,
     key_added: str | None = None,
     graph: str = SPATIAL_KEY,
+    overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     table_key: str | None = None,
@@ -43,6 +44,8 @@ def smooth(
         Layer to write; the name of `layer` followed by ``_smooth`` where absent.
     graph
         Prefix of the graph's keys in ``obsp``. The default one is computed where it is missing.
+    overwrite
+        Replace a layer of this name that is not a smoothed one of this package, with all that belongs to it.
     sections
         Sections whose tables are smoothed; all where absent.
     spots
@@ -61,7 +64,7 @@ def smooth(
     KeyError
         If there is no such layer, or no such graph.
     ValueError
-        If a layer of the user's would be overwritten, or the graph leaves a section out.
+        If something else than a smoothed layer would be replaced, or the graph leaves a section out.
 
     Examples
     --------
@@ -80,32 +83,50 @@ def smooth(
         if layer not in table.layers:
             msg = f"There is no layer {layer!r}; the table has: {', '.join(map(repr, table.layers)) or 'none'}."
             raise KeyError(msg)
-    check_free(tables, key_added)
+    check_replaceable(tables, key_added, Kind.SMOOTHED, overwrite=overwrite)
     key = f"{graph}_{CONNECTIVITIES_SUFFIX}"
-    if any(key not in table.obsp for table in tables):
-        if graph != SPATIAL_KEY:
-            msg = f"There is no graph obsp[{key!r}]: call `nh2st.pp.spatial_neighbors(data, key_added={graph!r})`."
-            raise KeyError(msg)
-        logger.info("There is no spatial graph: computing the default one, `nh2st.pp.spatial_neighbors(data)`.")
-        spatial_neighbors(data, sections=sections, spots=spots, table_key=table_key)
-    _check_graph(found, key)
-    for table in tables:
-        write_record(table, key_added, _mean(table, layer, key), {"smoothed": layer, "graph": key})
+    missing = _missing_graphs(found, graph, key)
+    edges = {id(table): table.obsp[key] for table in tables if key in table.obsp}
+    edges |= {id(table): new.connectivities for table, new in missing}
+    for section in found:
+        _check_edges(section, edges[id(section.adata)], key)
+    means = [_mean(table.layers[layer], edges[id(table)]) for table in tables]
+    for table, new in missing:
+        write_graph(table, graph, new)
+    for table, mean in zip(tables, means, strict=True):
+        make_room(table, key_added, Kind.SMOOTHED)
+        table.layers[key_added] = mean
+        write_record(table, key_added, Kind.SMOOTHED, {"smoothed": layer, "graph": key})
     return data if copy else None
 
 
-def _check_graph(sections: Iterable[Spots], key: str) -> None:
-    for one in sections:
-        if len(one.rows) > 1 and one.adata.obsp[key][one.rows].nnz == 0:
-            msg = (
-                f"The graph obsp[{key!r}] has no edge in section {one.name!r}: it was computed for other sections. "
-                "Call `nh2st.pp.spatial_neighbors(data)` for all."
-            )
-            raise ValueError(msg)
+def _missing_graphs(sections: Sequence[Spots], graph: str, key: str) -> list[tuple[AnnData, Graph]]:
+    """Default graphs of the tables that have none, not written yet."""
+    without = [section for section in sections if key not in section.adata.obsp]
+    if not without:
+        return []
+    if graph != SPATIAL_KEY:
+        msg = f"There is no graph obsp[{key!r}]: call `nh2st.pp.spatial_neighbors(data, key_added={graph!r})`."
+        raise KeyError(msg)
+    logger.info("There is no spatial graph: computing the default one, `nh2st.pp.spatial_neighbors(data)`.")
+    try:
+        check_replaceable(tables_of(without), graph, Kind.GRAPH, overwrite=False)
+    except ValueError as error:
+        msg = f"The default graph has no place: call `nh2st.pp.spatial_neighbors` first, or name a `graph=`. {error}"
+        raise ValueError(msg) from error
+    return graphs_of(without)
 
 
-def _mean(adata: AnnData, layer: str, key: str) -> Any:
-    values = adata.layers[layer]
+def _check_edges(section: Spots, graph: csr_matrix, key: str) -> None:
+    if len(section.rows) > 1 and graph[section.rows].nnz == 0:
+        msg = (
+            f"The graph obsp[{key!r}] has no edge in section {section.name!r}: it was computed for other sections. "
+            "Call `nh2st.pp.spatial_neighbors(data)` for all."
+        )
+        raise ValueError(msg)
+
+
+def _mean(values: Any, graph: csr_matrix) -> Any:
     kind = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
-    mean = averaging(adata.obsp[key]) @ values
+    mean = averaging(graph) @ values
     return mean.asformat(values.format).astype(kind) if issparse(values) else np.asarray(mean, dtype=kind)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 
 from nh2st._keys import CONNECTIVITIES_SUFFIX, DISTANCES_SUFFIX, NEIGHBORS_SUFFIX, SPATIAL_KEY
-from nh2st._results import editable
+from nh2st._results import Kind, check_replaceable, editable, make_room, write_record
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._space import CoordType, EdgeRule, Edges, edge_rule, edges_of
 
@@ -22,6 +23,7 @@ def spatial_neighbors(
     radius: float | None = None,
     coord_type: CoordType | None = None,
     key_added: str = SPATIAL_KEY,
+    overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     table_key: str | None = None,
@@ -50,6 +52,8 @@ def spatial_neighbors(
         given, else what the array ids (``obs["array_row"]``, ``obs["array_col"]``) or the coordinates show.
     key_added
         Prefix of the keys written.
+    overwrite
+        Replace a graph under these keys that this package did not write, such as one of squidpy's.
     sections
         Sections to connect; all where absent.
     spots
@@ -62,12 +66,13 @@ def spatial_neighbors(
     Returns
     -------
     ``None``, or the copy. Written into each table: ``obsp["spatial_connectivities"]``, ``obsp["spatial_distances"]``
-    and the parameters, ``uns["spatial_neighbors"]``.
+    and the parameters, ``uns["spatial_neighbors"]`` and ``uns["nh2st"]["spatial"]``.
 
     Raises
     ------
     ValueError
-        If `n_neighs` or `radius` is not positive, or coordinates are NaN or infinite.
+        If `n_neighs` or `radius` is not positive, coordinates are NaN or infinite, or a graph would be replaced that
+        is not ours.
 
     Examples
     --------
@@ -80,11 +85,19 @@ def spatial_neighbors(
     _check(n_neighs, radius, coord_type)
     data = editable(data, copy)
     found = find_spots(data, Selection(sections, spots, table_key, None, shapes_key, coordinate_system))
-    rules = [edge_rule(section.grid, n_neighs, radius, coord_type) for section in found]
-    built = [(section, rule, edges_of(section.grid, rule)) for section, rule in zip(found, rules, strict=True)]
-    for table in tables_of(found):
-        _write(table, [entry for entry in built if entry[0].adata is table], key_added)
+    check_replaceable(tables_of(found), key_added, Kind.GRAPH, overwrite=overwrite)
+    for table, graph in graphs_of(found, n_neighs, radius, coord_type):
+        write_graph(table, key_added, graph)
     return data if copy else None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Graph of a table: matrices (n_obs, n_obs), and the parameters under squidpy's names."""
+
+    connectivities: csr_matrix
+    distances: csr_matrix
+    params: dict[str, Any]
 
 
 def _check(n_neighs: int | None, radius: float | None, coord_type: str | None) -> None:
@@ -97,23 +110,43 @@ def _check(n_neighs: int | None, radius: float | None, coord_type: str | None) -
         raise ValueError(msg)
 
 
-def _write(adata: AnnData, built: list[tuple[Spots, EdgeRule, Edges]], key: str) -> None:
+def graphs_of(
+    sections: Sequence[Spots],
+    n_neighs: int | None = None,
+    radius: float | None = None,
+    coord_type: CoordType | None = None,
+) -> list[tuple[AnnData, Graph]]:
+    """Graph of each table of the sections, as :func:`spatial_neighbors` takes these arguments."""
+    rules = [edge_rule(section.grid, n_neighs, radius, coord_type) for section in sections]
+    built = [(section, rule, edges_of(section.grid, rule)) for section, rule in zip(sections, rules, strict=True)]
+    return [(table, _joined([part for part in built if part[0].adata is table])) for table in tables_of(sections)]
+
+
+def _joined(built: Sequence[tuple[Spots, EdgeRule, Edges]]) -> Graph:
     source = np.concatenate([section.rows[edges.source] for section, _, edges in built])
     target = np.concatenate([section.rows[edges.target] for section, _, edges in built])
     length = np.concatenate([edges.length for _, _, edges in built])
-    shape = (adata.n_obs, adata.n_obs)
-    distances = coo_matrix((length, (source, target)), shape=shape).tocsr()
+    n_obs = built[0][0].adata.n_obs
+    distances = coo_matrix((length, (source, target)), shape=(n_obs, n_obs)).tocsr()
     # As in squidpy: spots at the same place are connected, and their distance of 0 is not stored.
     distances.eliminate_zeros()
-    adata.obsp[f"{key}_{CONNECTIVITIES_SUFFIX}"] = coo_matrix(
-        (np.ones(len(source), dtype=np.float32), (source, target)), shape=shape
-    ).tocsr()
-    adata.obsp[f"{key}_{DISTANCES_SUFFIX}"] = distances
-    adata.uns[f"{key}_{NEIGHBORS_SUFFIX}"] = {
-        "connectivities_key": f"{key}_{CONNECTIVITIES_SUFFIX}",
-        "distances_key": f"{key}_{DISTANCES_SUFFIX}",
-        "params": _common([rule.params for _, rule, _ in built]),
+    ones = np.ones(len(source), dtype=np.float32)
+    connectivities = coo_matrix((ones, (source, target)), shape=(n_obs, n_obs)).tocsr()
+    return Graph(connectivities, distances, _common([rule.params for _, rule, _ in built]))
+
+
+def write_graph(table: AnnData, key: str, graph: Graph) -> None:
+    """Write a graph under squidpy's keys."""
+    make_room(table, key, Kind.GRAPH)
+    connectivities, distances = f"{key}_{CONNECTIVITIES_SUFFIX}", f"{key}_{DISTANCES_SUFFIX}"
+    table.obsp[connectivities] = graph.connectivities
+    table.obsp[distances] = graph.distances
+    table.uns[f"{key}_{NEIGHBORS_SUFFIX}"] = {
+        "connectivities_key": connectivities,
+        "distances_key": distances,
+        "params": graph.params,
     }
+    write_record(table, key, Kind.GRAPH, {"params": dict(graph.params)})
 
 
 def _common(params: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from nh2st._device import InferencePrecision
 from nh2st._estimators import Encoding
 from nh2st._expression import has_counts, match_panel
 from nh2st._inference import check_place
-from nh2st._keys import PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, STD_SUFFIX
-from nh2st._results import check_ours, check_replaceable
+from nh2st._keys import PREDICTION
+from nh2st._results import Kind, check_replaceable
 from nh2st._sections import (
     NATIVE,
     ImageData,
@@ -72,7 +72,7 @@ def predict(
     key_added
         Name of the layer.
     overwrite
-        Replace a layer of this name that was not written by this package.
+        Replace what is there under this name and is not a prediction of this package, with all that belongs to it.
     baselines
         Also predict with the ridge baseline of the model, for :func:`nh2st.tl.evaluate`. Where absent, this is done
         where the table holds counts of the panel.
@@ -119,7 +119,7 @@ def predict(
     ------
     ValueError
         If no model is known, fewer than a tenth of its genes are in a table, the scale of an image is unknown, a slide
-        shows no tissue, or a layer would be replaced that is not ours.
+        shows no tissue, or something else than predictions would be replaced.
     OSError
         If an image cannot be read; section and image are named, and nothing is written.
     RuntimeError
@@ -154,7 +154,7 @@ def predict(
     ):
         found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
         _check(found, chosen, key_added, overwrite=overwrite)
-        scales = [resolve_mpp(one, scale) for one in found]
+        scales = [resolve_mpp(section, scale) for section in found]
         _compare_with_training(found, scales, chosen)
         patch_um = chosen.patch_um or float(chosen.patch_px)
         windows = windows_of(found, patch_um=patch_um, patch_px=chosen.patch_px, mpp=scales)
@@ -207,11 +207,9 @@ def _resolve_scale(model: Model, mpp: Mpp) -> Mpp:
 
 
 def _check(sections: Sequence[Section], model: Model, key: str, *, overwrite: bool) -> None:
-    for table in tables_of(sections):
-        check_replaceable(table, key, overwrite=overwrite)
-        ours = f"{key}_{PREDICTED_SUFFIX}" in table.var
-        for suffix in (RIDGE_SUFFIX, STD_SUFFIX):
-            check_ours(table, f"{key}_{suffix}", ("layers",), ours=ours, overwrite=overwrite)
+    tables = tables_of(sections)
+    check_replaceable(tables, key, Kind.PREDICTIONS, overwrite=overwrite)
+    for table in tables:
         if missing := check_panel(table, model).missing:
             logger.info(
                 "%d genes of the model are not in the table; their predictions are in obsm[%r].", len(missing), key
@@ -220,8 +218,8 @@ def _check(sections: Sequence[Section], model: Model, key: str, *, overwrite: bo
 
 def _compare_with_training(sections: Sequence[Section], scales: Sequence[float | str], model: Model) -> None:
     seen = set(model.provenance.get("fingerprints", []))
-    trained = [fingerprint(one) in seen for one in sections]
-    if names := [one.name for one, again in zip(sections, trained, strict=True) if again]:
+    trained = [fingerprint(section) in seen for section in sections]
+    if names := [section.name for section, again in zip(sections, trained, strict=True) if again]:
         logger.warning(
             "The model was trained on section%s %s: how well it does there says nothing about new sections.",
             "s" if len(names) > 1 else "",
@@ -237,7 +235,7 @@ def _wants_ridge(sections: Sequence[Section], model: Model, baselines: bool | No
         raise ValueError(msg)
     if model.baselines is None or baselines is False:
         return [False] * len(sections)
-    return [bool(baselines) or _has_counts(one, model) for one in sections]
+    return [bool(baselines) or _has_counts(section, model) for section in sections]
 
 
 def _has_counts(section: Section, model: Model) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -13,9 +12,17 @@ from anndata import AnnData
 
 from nh2st._estimators import BASELINES, FURTHER_BASELINES
 from nh2st._expression import match_panel
-from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX
-from nh2st._metrics import METRICS
-from nh2st._results import check_ours, check_replaceable, write_predictions
+from nh2st._results import (
+    FOLD_SUFFIX,
+    MEMBERS,
+    OUT_OF_FOLD,
+    Kind,
+    check_replaceable,
+    make_room,
+    records_of,
+    write_predictions,
+    write_record,
+)
 from nh2st._sections import NATIVE, Section, resolve_mpp, tables_of
 from nh2st.tl._evaluate import MODEL
 from nh2st.tl._folds._data import FoldData
@@ -23,22 +30,21 @@ from nh2st.tl._folds._split import Fold
 from nh2st.tl._folds._store import FoldResult
 from nh2st.tl._training._settings import TrainingSettings
 
-_FOLD_SUFFIX = "fold"
-_LAYERS = "layers"
-
 
 def layer_of(key: str, model: str) -> str:
     """Layer of a model's predictions: the key itself for the network, else followed by the name of the baseline."""
-    return key if model == MODEL else f"{key}_{re.sub(r'[^a-z0-9]+', '_', model.lower()).strip('_')}"
+    return key if model == MODEL else f"{key}_{model}"
 
 
 def check_layers(sections: Sequence[Section], key: str, *, baselines: bool, overwrite: bool) -> None:
-    """Refuse to replace what this package did not predict."""
-    for table in tables_of(sections):
-        for model in (MODEL, *((*BASELINES, *FURTHER_BASELINES.values()) if baselines else ())):
-            check_replaceable(table, layer_of(key, model), overwrite=overwrite)
-        ours = "folds" in table.uns.get(NAMESPACE, {}).get(key, {})
-        check_ours(table, f"{key}_{_FOLD_SUFFIX}", ("obs",), ours=ours, overwrite=overwrite)
+    """Refuse to replace what this package did not predict by cross-validation."""
+    tables = tables_of(sections)
+    for model in (MODEL, *((*BASELINES, *FURTHER_BASELINES.values()) if baselines else ())):
+        check_replaceable(tables, layer_of(key, model), _kind_of(model), overwrite=overwrite)
+
+
+def _kind_of(model: str) -> Kind:
+    return Kind.FOLDS if model == MODEL else Kind.FOLDS_BASELINE
 
 
 def record_folds(
@@ -49,26 +55,26 @@ def record_folds(
     The layers have the genes of all folds; those that a fold did not choose are NaN for the spots that it tested.
     """
     genes = list(dict.fromkeys(gene for result in results for gene in result.genes))
+    models = list(results[0].predictions)
     for table in tables_of(data.sections):
-        _forget(table, key)
         names = match_panel(table, genes).names
-        records = table.uns.setdefault(NAMESPACE, {})
-        written = []
-        for model in results[0].predictions:
+        provenance = _provenance(data, table, settings, folds) | {"genes": names}
+        for model in models:
             name = layer_of(key, model)
+            make_room(table, name, _kind_of(model))
             write_predictions(table, name, _on_all_rows(data, table, folds, results, model, genes), names)
-            records[name] = _provenance(data, table, settings, folds) | {"model": model, "genes": names}
-            written.append(name)
+            write_record(table, name, _kind_of(model), provenance | {"model": model})
         if names != genes:
-            records[key]["model_genes"] = genes
-        records[key] |= {_LAYERS: written, "folds": _describe(folds, results, data)}
-        table.obs[f"{key}_{_FOLD_SUFFIX}"] = _fold_of_rows(data, table, folds)
+            records_of(table)[key]["model_genes"] = genes
+        written = [layer_of(key, model) for model in models]
+        records_of(table)[key] |= {MEMBERS: written, "folds": _describe(folds, results, data)}
+        table.obs[f"{key}_{FOLD_SUFFIX}"] = _fold_of_rows(data, table, folds)
 
 
 def _places(data: FoldData, table: AnnData) -> tuple[np.ndarray, np.ndarray]:
     """Which of all spots are in the table, boolean (n,), and the rows of these."""
-    here = [one.adata is table for one in data.sections]
-    rows = [one.rows for one, mine in zip(data.sections, here, strict=True) if mine]
+    here = [section.adata is table for section in data.sections]
+    rows = [section.rows for section, mine in zip(data.sections, here, strict=True) if mine]
     return np.array(here)[data.section], np.concatenate(rows)
 
 
@@ -99,7 +105,7 @@ def _fold_of_rows(data: FoldData, table: AnnData, folds: Sequence[Fold]) -> pd.C
     number = np.full(table.n_obs, -1)
     for fold, rows, _ in _tested(data, table, folds):
         number[rows] = fold
-    return pd.Categorical.from_codes(number, [str(one + 1) for one in range(len(folds))])
+    return pd.Categorical.from_codes(number, [str(label + 1) for label in range(len(folds))])
 
 
 def _describe(folds: Sequence[Fold], results: Sequence[FoldResult], data: FoldData) -> dict[str, Any]:
@@ -120,7 +126,7 @@ def _describe(folds: Sequence[Fold], results: Sequence[FoldResult], data: FoldDa
 
 def _provenance(data: FoldData, table: AnnData, settings: TrainingSettings, folds: Sequence[Fold]) -> dict[str, Any]:
     """What all layers share: plain values that can be stored."""
-    mine = [one for one in data.sections if one.adata is table]
+    mine = [section for section in data.sections if section.adata is table]
     return {
         "package_version": version("nh2st"),
         "target": settings.target_definition.to_dict(),
@@ -129,20 +135,7 @@ def _provenance(data: FoldData, table: AnnData, settings: TrainingSettings, fold
         "patch_um": NATIVE if settings.mpp == NATIVE else settings.patch_um,
         "patch_px": settings.patch_px,
         "seed": settings.seed,
-        "validation": f"out-of-fold predictions of {len(folds)} folds",
-        "table_genes": min(one.adata.n_vars for one in data.sections),
-        "mpp": {one.region: resolve_mpp(one, settings.mpp) for one in mine},
+        "validation": f"{OUT_OF_FOLD} of {len(folds)} folds",
+        "table_genes": min(section.adata.n_vars for section in data.sections),
+        "mpp": {section.region: resolve_mpp(section, settings.mpp) for section in mine},
     }
-
-
-def _forget(table: AnnData, key: str) -> None:
-    """Take away earlier predictions of this name, their baselines and their metrics."""
-    records = table.uns.get(NAMESPACE, {})
-    for name in map(str, records.get(key, {}).get(_LAYERS, [key])):
-        table.layers.pop(name, None)
-        table.obsm.pop(name, None)
-        records.pop(name, None)
-        columns = [f"{name}_{suffix}" for suffix in (PREDICTED_SUFFIX, *METRICS)]
-        table.var.drop(columns=columns, errors="ignore", inplace=True)
-        for column in columns:
-            table.varm.pop(column, None)

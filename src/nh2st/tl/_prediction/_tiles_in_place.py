@@ -10,7 +10,8 @@ import numpy as np
 from anndata import AnnData
 from spatialdata import SpatialData
 
-from nh2st._keys import NAMESPACE, TILES_TABLE
+from nh2st._keys import TILES_TABLE
+from nh2st._results import places_of
 from nh2st._sections import ImageData, Mpp, objects_of
 from nh2st._settings import logger
 from nh2st._tissue import laid_tiles, with_genes
@@ -32,8 +33,8 @@ def tiles_where_no_spots(
 ) -> Iterator[None]:
     """Lay tiles on objects without a table, with the model's panel; objects are left as they were if the body fails.
 
-    Tiles that are there already are kept. They get the panel, unless they have predictions of another name than `key`.
-    Beside another table they are used where `table_key` says so.
+    Tiles that are there already are kept. They get the panel, unless their genes have something else than
+    predictions of the name `key`. Beside another table they are used where `table_key` says so.
     """
     objects = [sdata for _, sdata in objects_of(data, images=True) if _takes_tiles(sdata, table_key)]
     before = [_elements(sdata) for sdata in objects]
@@ -77,9 +78,10 @@ def _keep_tiles(sdata: SpatialData, model: Model, key: str, tile_um: float | Non
             tile_um,
         )
     table = sdata.tables[TILES_TABLE]
-    records = table.uns[NAMESPACE]
-    others = [name for name in records if name != key and "genes" in records[name]]
-    if not others and list(table.var_names) != model.genes:
+    of_genes = {
+        (attribute, name) for attribute in ("layers", "var", "varm", "varp") for name in getattr(table, attribute)
+    }
+    if of_genes <= set(places_of(table, key)) and list(table.var_names) != model.genes:
         _put(sdata, TILES_TABLE, with_genes(table, model.genes))
 
 

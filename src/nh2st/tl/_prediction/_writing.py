@@ -14,9 +14,18 @@ from anndata import AnnData
 from nh2st._device import InferencePrecision
 from nh2st._estimators import Predicted
 from nh2st._expression import match_panel
-from nh2st._keys import NAMESPACE, RIDGE_SUFFIX, STD_SUFFIX, TRAINING, TRAINING_MEAN_SUFFIX
-from nh2st._metrics import METRICS
-from nh2st._results import dense_columns, write_layer, write_predictions
+from nh2st._keys import RIDGE_SUFFIX, STD_SUFFIX, TRAINING, TRAINING_MEAN_SUFFIX
+from nh2st._results import (
+    Kind,
+    companion_layer,
+    dense_columns,
+    kind_at,
+    make_room,
+    records_of,
+    write_layer,
+    write_predictions,
+    write_record,
+)
 from nh2st._sections import Data, Section, fingerprint, objects_of, region_column, tables_of
 from nh2st.models import Model
 from nh2st.tl._compatibility._assay import assays_of
@@ -30,13 +39,13 @@ def training_provenance(
     """Plain values that say what a model was trained on, and how."""
     return {
         "package_version": version("nh2st"),
-        "sections": [one.name for one in sections],
-        "fingerprints": [fingerprint(one) for one in sections],
+        "sections": [section.name for section in sections],
+        "fingerprints": [fingerprint(section) for section in sections],
         "groups": sorted({str(name) for labels in groups for name in np.unique(labels.astype(str))}),
         "mpp": [value if isinstance(value, str) else round(value, 6) for value in mpp],
         **assays_of(sections, mpp),
-        "spots": [len(one.rows) for one in sections],
-        "table_genes": min(one.adata.n_vars for one in sections),
+        "spots": [len(section.rows) for section in sections],
+        "table_genes": min(section.adata.n_vars for section in sections),
         **settings,
     }
 
@@ -44,9 +53,8 @@ def training_provenance(
 def record_training(data: Data, sections: Sequence[Section], model: Model) -> None:
     """Write provenance into the tables, and remember the model for these objects."""
     for table in tables_of(sections):
-        table.uns.setdefault(NAMESPACE, {})[TRAINING] = model_provenance(model) | {
-            "history": pd.DataFrame(model.history).to_dict("list")
-        }
+        history = pd.DataFrame(model.history).to_dict("list")
+        write_record(table, TRAINING, Kind.TRAINING, model_provenance(model) | {"history": history})
     remember(data, model)
 
 
@@ -106,39 +114,47 @@ def record_predictions(
 ) -> None:
     """Write predictions of network and ridge, their standard deviations, training means and provenance into tables."""
     for table in tables_of(sections):
-        mine = [number for number, one in enumerate(sections) if one.adata is table]
-        rows = [sections[number].rows for number in mine]
-        values = [predicted[number].mean for number in mine]
-        further = {
-            f"{key}_{RIDGE_SUFFIX}": [predicted[number].ridge for number in mine],
-            f"{key}_{STD_SUFFIX}": [predicted[number].std for number in mine],
-        }
+        mine = [number for number, section in enumerate(sections) if section.adata is table]
         regions = [sections[number].region for number in mine]
+        rows = [sections[number].rows for number in mine]
         genes = match_panel(table, model.genes).names
         earlier = _earlier_results(table, key, model, regions)
-        _forget_evaluation(table, key)
-        write_predictions(table, key, _on_all_rows(table, rows, values, earlier.get(key)), genes)
-        for name, parts in further.items():
-            table.layers.pop(name, None)
-            if np.isfinite(earlier.get(name, np.nan)).any() or any(part is not None for part in parts):
-                write_layer(table, name, _on_all_rows(table, rows, parts, earlier.get(name)), genes)
-        table.var.drop(columns=f"{key}_{TRAINING_MEAN_SUFFIX}", errors="ignore", inplace=True)
+        record = records_of(table).get(key, {}) if earlier else {}
+        make_room(table, key, Kind.PREDICTIONS)
+        _write_layers(table, key, genes, rows, [predicted[number] for number in mine], earlier)
         if model.baselines is not None:
             means = dict(zip(genes, model.baselines.mean.tolist(), strict=True))
             table.var[f"{key}_{TRAINING_MEAN_SUFFIX}"] = [means.get(gene, np.nan) for gene in table.var_names]
-        records = table.uns.setdefault(NAMESPACE, {})
-        mpp, precisions = (dict(records[key].get(name, {})) if earlier else {} for name in ("mpp", "precision"))
-        mpp |= {sections[number].region: scales[number] for number in mine}
-        precisions |= dict.fromkeys(regions, precision)
-        records[key] = model_provenance(model) | {"mpp": mpp, "precision": precisions, "genes": genes}
-        if genes != model.genes:
-            records[key]["model_genes"] = list(model.genes)
+        of_regions = {
+            "mpp": dict(record.get("mpp", {})) | {sections[number].region: scales[number] for number in mine},
+            "precision": dict(record.get("precision", {})) | dict.fromkeys(regions, precision),
+        }
+        named = {"genes": genes} if genes == model.genes else {"genes": genes, "model_genes": list(model.genes)}
+        write_record(table, key, Kind.PREDICTIONS, model_provenance(model) | of_regions | named)
+
+
+def _write_layers(
+    table: AnnData,
+    key: str,
+    genes: Sequence[str],
+    rows: Sequence[np.ndarray],
+    predicted: Sequence[Predicted],
+    earlier: dict[str, np.ndarray],
+) -> None:
+    """Write what was predicted beside earlier predictions for other rows."""
+    values = [part.mean for part in predicted]
+    write_predictions(table, key, _on_all_rows(table, rows, values, earlier.get(key)), genes)
+    further = {RIDGE_SUFFIX: [part.ridge for part in predicted], STD_SUFFIX: [part.std for part in predicted]}
+    for suffix, parts in further.items():
+        name = f"{key}_{suffix}"
+        if np.isfinite(earlier.get(name, np.nan)).any() or any(part is not None for part in parts):
+            write_layer(table, name, _on_all_rows(table, rows, parts, earlier.get(name)), genes)
 
 
 def _earlier_results(table: AnnData, key: str, model: Model, regions: Sequence[str]) -> dict[str, np.ndarray]:
     """What the same model predicted before for other regions, on all rows."""
-    record = table.uns.get(NAMESPACE, {}).get(key, {})
-    if record.get("sha256") != model.sha256:
+    record = records_of(table).get(key, {})
+    if kind_at(table, key) is not Kind.PREDICTIONS or record.get("sha256") != model.sha256:
         return {}
     # In the model's order, as named at the time.
     genes = pd.Index(list(map(str, record["genes"])))
@@ -159,7 +175,8 @@ def _earlier_results(table: AnnData, key: str, model: Model, regions: Sequence[s
 
 
 def _layers(table: AnnData, key: str) -> list[str]:
-    return [name for name in (key, f"{key}_{RIDGE_SUFFIX}", f"{key}_{STD_SUFFIX}") if name in table.layers]
+    companions = [companion_layer(table, key, suffix) for suffix in (RIDGE_SUFFIX, STD_SUFFIX)]
+    return [name for name in (key, *companions) if name is not None and name in table.layers]
 
 
 def _on_all_rows(
@@ -174,10 +191,3 @@ def _on_all_rows(
     for mine, part in zip(rows, parts, strict=True):
         earlier[mine] = np.nan if part is None else part
     return earlier
-
-
-def _forget_evaluation(table: AnnData, key: str) -> None:
-    """Take away the metrics of predictions that are replaced."""
-    for name in (*METRICS, f"{RIDGE_SUFFIX}_{METRICS[0]}"):
-        table.var.drop(columns=f"{key}_{name}", errors="ignore", inplace=True)
-        table.varm.pop(f"{key}_{name}", None)
