@@ -5,7 +5,7 @@ from __future__ import annotations
 from nh2st._estimators._baselines import Baselines
 from nh2st._estimators._encodings import frozen_features
 from nh2st._estimators._images import FeatureMaps, Features, Patches, SpotImages, Tokens
-from nh2st._estimators._interface import Encoding, Estimator, Predicted, Run
+from nh2st._estimators._interface import Encoding, Estimator, EstimatorConfig, Predicted, Run, Source
 from nh2st._estimators._spots import TrainingSpots, joined_neighbors, section_numbers
 from nh2st._estimators._table import BASELINES, ESTIMATORS, FURTHER_BASELINES, estimator_named, estimator_of
 
@@ -16,11 +16,13 @@ __all__ = [
     "Baselines",
     "Encoding",
     "Estimator",
+    "EstimatorConfig",
     "FeatureMaps",
     "Features",
     "Patches",
     "Predicted",
     "Run",
+    "Source",
     "SpotImages",
     "Tokens",
     "TrainingSpots",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,12 +18,11 @@ from nh2st._estimators._columns import with_neighbors
 from nh2st._estimators._context_labels import LEAST_SPOTS, with_labels
 from nh2st._estimators._encodings import context_features
 from nh2st._estimators._images import Features, Tokens
-from nh2st._estimators._interface import Encoding, Estimator, Predicted, Run
+from nh2st._estimators._interface import Encoding, Estimator, FeaturesOf, Predicted, Run, Source
 from nh2st._estimators._spots import TrainingSpots
-from nh2st._patches import Windows
 from nh2st._settings import logger
 from nh2st._space import neighborhood
-from nh2st.nn import ContextNetwork, Encoder, NetworkConfig, Prediction, collate
+from nh2st.nn import ContextNetwork, NetworkConfig, Prediction, collate
 
 if TYPE_CHECKING:
     from nh2st._sections import Section
@@ -37,12 +36,7 @@ class ContextEstimator(Estimator):
     """An ensemble that predicts from a spot and its neighbours, with an encoder that stays as it is."""
 
     variant = "context"
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "fine_tune": "none",
-        "max_epochs": 30,
-        "batch_size": 64,
-        "learning_rate": 1e-3,
-    }
+    defaults = {"fine_tune": "none", "max_epochs": 30, "batch_size": 64, "learning_rate": 1e-3}
     training_parts = ("genes.", "log_dispersion")
 
     def check_fine_tune(self, fine_tune: str | int | None) -> None:
@@ -60,21 +54,11 @@ class ContextEstimator(Estimator):
     def read_key(self, network: ContextNetwork) -> tuple:
         return ("features", network.config.patch_scales, network.config.orientations)
 
-    def read(
-        self, network: ContextNetwork, sections: Sequence[Section], windows: Sequence[Windows], encoding: Encoding
-    ) -> Features:
-        scales = context_features(network, sections, windows, encoding)
+    def read(self, network: ContextNetwork, source: Source, encoding: Encoding) -> Features:
+        scales = context_features(network, source, encoding)
         return Features(np.concatenate([np.concatenate(features) for features in scales], axis=1))
 
-    def fit(
-        self,
-        start: Model,
-        run: Run,
-        rows: np.ndarray,
-        *,
-        new: bool = True,
-        features: Callable[[Encoder], np.ndarray] | None = None,
-    ) -> Model:
+    def fit(self, start: Model, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None) -> Model:
         """Train without the validation spots, for the history and the size of the errors, then on all spots.
 
         As many epochs each time, as every spot counts where there are few. Of spots that are not among the rows the
@@ -106,25 +90,17 @@ class ContextEstimator(Estimator):
             mean[part], std[part] = (values.float().cpu().numpy() for values in prediction)
         return Predicted(mean, std=std)
 
-    def predict_sections(
-        self,
-        model: Model,
-        sections: Sequence[Section],
-        windows: Sequence[Windows],
-        encoding: Encoding,
-        *,
-        ridge: bool = False,
-    ) -> list[Predicted]:
+    def predict_all(self, model: Model, source: Source, encoding: Encoding, *, ridge: bool = False) -> list[Predicted]:
         """Encode all patches, keeping components alone, then predict spots with their neighbourhoods."""
         network = model.network
-        tokens = [np.zeros((len(part), network.config.components), dtype=np.float32) for part in windows]
-        scales = context_features(network, sections, windows, encoding, keep=False)
+        tokens = [np.zeros((len(part), network.config.components), dtype=np.float32) for part in source.windows]
+        scales = context_features(network, source, encoding, keep=False)
         for scale, features in enumerate(scales):
             for total, part in zip(tokens, features, strict=True):
                 total += network.reduction.part(scale, part)
         device = resolve_device("auto" if encoding.client is not None else encoding.device)
-        _warn_of_few_spots(network, sections)
-        neighbors = [neighborhood(section.grid) for section in sections]
+        _warn_of_few_spots(network, source.sections)
+        neighbors = [neighborhood(section.grid) for section in source.sections]
         baselines = model.baselines if ridge else None
         return [_from_tokens(network, baselines, *pair, device) for pair in zip(tokens, neighbors, strict=True)]
 

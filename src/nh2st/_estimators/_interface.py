@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -15,13 +15,17 @@ import torch
 from nh2st._device import InferencePrecision, resolve_device, resolve_precision
 from nh2st._estimators._images import SpotImages
 from nh2st._estimators._spots import TrainingSpots, joined_neighbors, section_numbers, unmeasured
+from nh2st._patches import Windows, plan_windows
 from nh2st._space import neighborhood
 from nh2st.nn import Encoder, NetworkConfig
 
 if TYPE_CHECKING:
-    from nh2st._patches import Windows
     from nh2st._sections import Section
     from nh2st.models import Model
+
+
+FeaturesOf: TypeAlias = Callable[[Encoder], np.ndarray] | None
+"""Pooled features (n, n_features) of all patches by a frozen encoder."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,23 @@ class EstimatorConfig(NetworkConfig):
 
     def _check_variant(self) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class Source:
+    """Sections, and the windows of their patches."""
+
+    sections: Sequence[Section]
+    windows: Sequence[Windows]
+
+    def scaled(self, factor: float) -> list[Windows]:
+        """Windows of another side around the same spots, with as many pixels."""
+        pairs = zip(self.sections, self.windows, strict=True)
+        return [windows if factor == 1 else _scaled(section, windows, factor) for section, windows in pairs]
+
+
+def _scaled(section: Section, windows: Windows, factor: float) -> Windows:
+    return plan_windows(section.image, section.pixels, factor * windows.side * windows.level.scale, windows.patch_px)
 
 
 @dataclass(frozen=True)
@@ -133,21 +154,11 @@ class Estimator(ABC):
         """What tells that which is read for one network from that for another; empty where it is the patches."""
 
     @abstractmethod
-    def read(
-        self, network: Any, sections: Sequence[Section], windows: Sequence[Windows], encoding: Encoding
-    ) -> SpotImages:
-        """Read what the network takes of the patches of all sections."""
+    def read(self, network: Any, source: Source, encoding: Encoding) -> SpotImages:
+        """Read what the network takes of all patches."""
 
     @abstractmethod
-    def fit(
-        self,
-        start: Model,
-        run: Run,
-        rows: np.ndarray,
-        *,
-        new: bool = True,
-        features: Callable[[Encoder], np.ndarray] | None = None,
-    ) -> Model:
+    def fit(self, start: Model, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None) -> Model:
         """Train on some of the spots and give back the model with the best weights.
 
         Parameters
@@ -161,28 +172,19 @@ class Estimator(ABC):
         new
             Whether the network is new: what is set from the training spots before training is then set.
         features
-            Gives pooled features (n, n_features) of all patches by a frozen encoder; baselines are fitted where it is
-            given.
+            Encodes all patches by a frozen encoder; baselines are fitted where it is given.
         """
 
     @abstractmethod
     def predict(self, network: Any, spots: TrainingSpots, rows: np.ndarray, encoding: Encoding) -> Predicted:
         """Predict the boolean `rows` (n,) among all spots, from what was read of them."""
 
-    def predict_sections(
-        self,
-        model: Model,
-        sections: Sequence[Section],
-        windows: Sequence[Windows],
-        encoding: Encoding,
-        *,
-        ridge: bool = False,
-    ) -> list[Predicted]:
+    def predict_all(self, model: Model, source: Source, encoding: Encoding, *, ridge: bool = False) -> list[Predicted]:
         """Predict all spots of each section; with `ridge` also by the linear baseline of the model, if it has one."""
-        sizes = [len(part) for part in windows]
+        sizes = [len(windows) for windows in source.windows]
         numbers = section_numbers(sizes)
-        neighbors = joined_neighbors([neighborhood(section.grid) for section in sections])
-        images = self.read(model.network, sections, windows, encoding)
+        neighbors = joined_neighbors([neighborhood(section.grid) for section in source.sections])
+        images = self.read(model.network, source, encoding)
         spots = unmeasured(images, neighbors, numbers, len(model.genes))
         predicted = self.predict(model.network, spots, np.ones(len(numbers), dtype=bool), encoding)
         return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,16 +12,14 @@ from torch import Tensor, nn
 
 from nh2st._estimators._colour_texture import N_STATISTICS, colour_texture
 from nh2st._estimators._columns import standardized_within, with_neighbors
-from nh2st._estimators._encodings import frozen_features, scaled_windows
+from nh2st._estimators._encodings import frozen_features
 from nh2st._estimators._images import Features
-from nh2st._estimators._interface import Encoding, Estimator, EstimatorConfig, Predicted, Run
+from nh2st._estimators._interface import Encoding, Estimator, EstimatorConfig, FeaturesOf, Predicted, Run, Source
 from nh2st._estimators._linear_fit import fit_ridge, inner_folds
 from nh2st._estimators._spots import TrainingSpots
-from nh2st._patches import Windows
 from nh2st.nn import Encoder, NetworkConfig, create_encoder
 
 if TYPE_CHECKING:
-    from nh2st._sections import Section
     from nh2st.models import Model
 
 
@@ -73,26 +70,15 @@ class LinearEstimator(Estimator):
     def read_key(self, network: LinearNetwork) -> tuple:
         return ("features in single precision", network.config.patch_scales)
 
-    def read(
-        self, network: LinearNetwork, sections: Sequence[Section], windows: Sequence[Windows], encoding: Encoding
-    ) -> Features:
+    def read(self, network: LinearNetwork, source: Source, encoding: Encoding) -> Features:
         if network.encoder is None:
             msg = f"{self.variant!r} reads features, but its network has no encoder."
             raise ValueError(msg)
-        pairs = list(zip(sections, windows, strict=True))
-        scales = [[scaled_windows(*pair, scale) for pair in pairs] for scale in network.config.patch_scales]
-        features = [frozen_features(network.encoder, sections, scaled, encoding.device) for scaled in scales]
+        scales = network.config.patch_scales
+        features = [frozen_features(network.encoder, source, encoding.device, scale) for scale in scales]
         return Features(features[0] if len(features) == 1 else np.concatenate(features, axis=1))
 
-    def fit(
-        self,
-        start: Model,
-        run: Run,
-        rows: np.ndarray,
-        *,
-        new: bool = True,
-        features: Callable[[Encoder], np.ndarray] | None = None,
-    ) -> Model:
+    def fit(self, start: Model, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None) -> Model:
         """Fit in closed form. Neighbours and sections are those of all spots, whose images are known."""
         spots = run.spots
         folds = inner_folds(spots.coordinates[rows], spots.group[rows], spots.section[rows])
@@ -129,10 +115,8 @@ class TrainingMeanEstimator(PixelEstimator):
 
     variant = "training_mean"
 
-    def read(
-        self, network: LinearNetwork, sections: Sequence[Section], windows: Sequence[Windows], encoding: Encoding
-    ) -> Features:
-        return Features(np.empty((sum(map(len, windows)), 0), dtype=np.float32))
+    def read(self, network: LinearNetwork, source: Source, encoding: Encoding) -> Features:
+        return Features(np.empty((sum(map(len, source.windows)), 0), dtype=np.float32))
 
 
 class ColourTextureEstimator(PixelEstimator):
@@ -140,10 +124,8 @@ class ColourTextureEstimator(PixelEstimator):
 
     variant = "colour_texture"
 
-    def read(
-        self, network: LinearNetwork, sections: Sequence[Section], windows: Sequence[Windows], encoding: Encoding
-    ) -> Features:
-        return Features(colour_texture(sections, windows))
+    def read(self, network: LinearNetwork, source: Source, encoding: Encoding) -> Features:
+        return Features(colour_texture(source.sections, source.windows))
 
     def n_columns(self, n_features: int) -> int:
         return N_STATISTICS

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,15 +13,14 @@ from torch import Tensor, nn
 from nh2st._device import autocast
 from nh2st._estimators._baselines import Baselines, fit_baselines
 from nh2st._estimators._images import FeatureMaps, Patches, SpotImages
-from nh2st._estimators._interface import Encoding, Estimator, EstimatorConfig, Predicted, Run
+from nh2st._estimators._interface import Encoding, Estimator, EstimatorConfig, FeaturesOf, Predicted, Run, Source
 from nh2st._estimators._spots import TrainingSpots
 from nh2st._inference import Job, maps_of, run
-from nh2st._patches import Windows, stack_patches
+from nh2st._patches import stack_patches
 from nh2st._settings import logger
 from nh2st.nn import NH2ST, Encoder, NetworkConfig
 
 if TYPE_CHECKING:
-    from nh2st._sections import Section
     from nh2st.models import Model
 
 
@@ -30,12 +28,7 @@ class PaperEstimator(Estimator):
     """NH2ST as published (MICCAI 2025, arXiv:2506.23827); the encoder may be trained, or left as it is."""
 
     variant = "paper"
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "fine_tune": "all",
-        "max_epochs": 50,
-        "batch_size": 16,
-        "learning_rate": 5e-4,
-    }
+    defaults = {"fine_tune": "all", "max_epochs": 50, "batch_size": 16, "learning_rate": 5e-4}
     early_stopping = True
     training_parts = ("gene_encoder.", "image_hypergraph.", "gene_hypergraph.", "cross_attention.")
     ridge_has_encoder = True
@@ -46,26 +39,17 @@ class PaperEstimator(Estimator):
     def read_key(self, network: NH2ST) -> tuple:
         return ("maps", network.config.map_px) if network.encoder.trained == "none" else ()
 
-    def read(
-        self, network: NH2ST, sections: Sequence[Section], windows: Sequence[Windows], encoding: Encoding
-    ) -> SpotImages:
+    def read(self, network: NH2ST, source: Source, encoding: Encoding) -> SpotImages:
         if network.encoder.trained != "none":
-            return Patches(stack_patches([section.image for section in sections], windows))
+            return Patches(stack_patches([section.image for section in source.sections], source.windows))
         logger.info("The encoder is not trained: its feature maps are computed once, without augmentation.")
         device, precision = encoding.place
-        maps = maps_of(network, sections, windows, batch_size=encoding.batch_size, device=device, precision=precision)
+        of_all = (network, source.sections, source.windows)
+        maps = maps_of(*of_all, batch_size=encoding.batch_size, device=device, precision=precision)
         network.cpu()
         return FeatureMaps(maps[0] if len(maps) == 1 else np.concatenate(maps))
 
-    def fit(
-        self,
-        start: Model,
-        run: Run,
-        rows: np.ndarray,
-        *,
-        new: bool = True,
-        features: Callable[[Encoder], np.ndarray] | None = None,
-    ) -> Model:
+    def fit(self, start: Model, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None) -> Model:
         spots = run.spots.take(rows)
         if features is not None:
             encoder = _encoder_before_training(start)
@@ -87,21 +71,13 @@ class PaperEstimator(Estimator):
         network.cpu()
         return Predicted(predicted)
 
-    def predict_sections(
-        self,
-        model: Model,
-        sections: Sequence[Section],
-        windows: Sequence[Windows],
-        encoding: Encoding,
-        *,
-        ridge: bool = False,
-    ) -> list[Predicted]:
+    def predict_all(self, model: Model, source: Source, encoding: Encoding, *, ridge: bool = False) -> list[Predicted]:
         """Predict patch by patch while they are read; network and ridge see each patch in turn."""
         module = _PatchPrediction(model.network, model.baselines if ridge else None)
         job = Job(module, encoding.batch_size, encoding.device, encoding.precision, order="F")
         # A cluster is done with them in any order.
-        rows = dict(run(job, sections, windows, "predict", encoding.client))
-        return [Predicted(*rows[number]) for number in range(len(sections))]
+        rows = dict(run(job, source.sections, source.windows, "predict", encoding.client))
+        return [Predicted(*rows[number]) for number in range(len(source.sections))]
 
 
 class LinearHeadEstimator(PaperEstimator):

@@ -9,7 +9,7 @@ from typing import Any
 
 from nh2st._arguments import at_least_one
 from nh2st._device import InferencePrecision
-from nh2st._estimators import Encoding
+from nh2st._estimators import Encoding, Source
 from nh2st._expression import has_counts, match_panel
 from nh2st._inference import check_place
 from nh2st._keys import PREDICTION
@@ -160,7 +160,7 @@ def predict(
         windows = windows_of(found, patch_um=patch_um, patch_px=chosen.patch_px, mpp=scales)
         with_ridge = _wants_ridge(found, chosen, baselines)
         encoding = Encoding(device, precision, batch_size, client)
-        predicted = chosen.estimator.predict_sections(chosen, found, windows, encoding, ridge=any(with_ridge))
+        predicted = chosen.estimator.predict_all(chosen, Source(found, windows), encoding, ridge=any(with_ridge))
         predicted = [
             values if ridge else replace(values, ridge=None)
             for values, ridge in zip(predicted, with_ridge, strict=True)

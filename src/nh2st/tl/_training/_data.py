@@ -9,6 +9,7 @@ import numpy as np
 
 from nh2st._estimators import (
     Encoding,
+    Source,
     SpotImages,
     TrainingSpots,
     estimator_of,
@@ -78,12 +79,12 @@ class TrainingData:
         key = (size, *((*encoder, *kind) if kind else ()))
         if key not in self._images:
             encoding = Encoding(self.device, self.precision)
-            self._images[key] = estimator.read(model.network, self.sections, self.windows(size), encoding)
+            self._images[key] = estimator.read(model.network, Source(self.sections, self.windows(size)), encoding)
         return self._images[key]
 
     def features(self, size: PatchSize, encoder: Encoder) -> np.ndarray:
         """Pooled features (n, n_features) of all patches by a frozen encoder."""
-        return frozen_features(encoder, self.sections, self.windows(size), self.device)
+        return frozen_features(encoder, Source(self.sections, self.windows(size)), self.device)
 
     def expression(self, rows: np.ndarray, panel: list[str], target: Target) -> np.ndarray:
         """Target values (n, n_genes) measured at some spots, as if there were no others, whose values are NaN."""
