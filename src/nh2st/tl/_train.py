@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from nh2st._device import Precision
-from nh2st._expression import gene_sets
-from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM, VARIANT
-from nh2st._sections import ImageData, Mpp, Selection, find_sections, resolve_mpp
-from nh2st._settings import logger
+from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM
+from nh2st._sections import ImageData, Mpp, Selection, find_sections
 from nh2st.models import Model, load
-from nh2st.tl._compatibility._differences import warn_of_differences
-from nh2st.tl._prediction._writing import record_training, training_provenance
+from nh2st.tl._prediction._writing import record_training
 from nh2st.tl._training._data import TrainingData
 from nh2st.tl._training._hardware import Devices, resolve_place
-from nh2st.tl._training._settings import PatchSize, TrainingSettings
-from nh2st.tl._training._starting_model import check_no_contradiction, starting_model, trained_on
-from nh2st.tl._training._validation_split import groups_of, validation_split
-
-if TYPE_CHECKING:
-    from nh2st.tl._training._hardware import Place
-    from nh2st.tl._training._trainer import Process
+from nh2st.tl._training._session import TrainingSession
+from nh2st.tl._training._settings import settings_of
+from nh2st.tl._training._starting_model import starting_model
+from nh2st.tl._training._validation_split import groups_of
 
 
 def train(
@@ -184,99 +176,18 @@ def train(
     >>> sdata = nh.datasets.synthetic(n_sections=2)
     >>> model = nh.tl.train(sdata, genes=20, patch_px=64, max_epochs=1)  # doctest: +SKIP
     """
+    # Most of the arguments are settings, which travel together.
+    given = locals()
     from nh2st.tl._training._trainer import only_rank_zero_speaks, this_process
 
     source = load(init_from) if isinstance(init_from, str | Path) else init_from
-    settings = TrainingSettings(
-        target=target,
-        variant=variant or (VARIANT if source is None else source.config.variant),
-        encoder=encoder,
-        encoder_weights=encoder_weights,
-        network=network,
-        fine_tune=fine_tune,
-        patch_um=patch_um,
-        patch_px=patch_px,
-        mpp=mpp,
-        max_epochs=max_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        stain_jitter=stain_jitter,
-        patience=patience,
-        seed=seed,
-        compile=compile,
-    )
-    settings.schedule()
+    settings = settings_of(given, source)
     place = resolve_place(device, precision, devices, num_nodes, strategy)
     process = this_process(place)
     with only_rank_zero_speaks(process.rank):
         found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
-        if source is not None:
-            check_no_contradiction(
-                source, genes=genes, network=network, encoder=encoder, target=target, mpp=mpp, variant=variant
-            )
         training = TrainingData(found, groups_of(found, groups), layer, process.device, place.precision)
         start = starting_model(training, settings, genes, source)
-        model = _train_on(training, settings, start, source, place, process, checkpoint_dir, resume_from)
+        model = TrainingSession(training, settings, source, place, process).train(start, checkpoint_dir, resume_from)
         record_training(data, found, model)
     return model
-
-
-def _train_on(
-    training: TrainingData,
-    settings: TrainingSettings,
-    start: Model,
-    source: Model | None,
-    place: Place,
-    process: Process,
-    checkpoint_dir: str | Path | None,
-    resume_from: str | Path | None,
-) -> Model:
-    """Train the model that was started with, after all checks."""
-    from nh2st.tl._training._checkpoints import check_same_run, checkpoint_folder, keep_model
-    from nh2st.tl._training._loop import LightningRun
-
-    size = _patch_size(start, settings)
-    training.windows(size)
-    split = validation_split(training.sections, training.labels, settings.seed)
-    folder = checkpoint_folder(checkpoint_dir, resume_from, process.rank)
-    start.provenance = _provenance(training, settings, start, source, size) | {
-        "validation": split.description,
-        "world_size": process.world_size,
-    }
-    if resume_from is not None and folder is not None:
-        check_same_run(start, folder)
-    spots = training.spots(start, size, training.everything)
-    run = LightningRun(spots, split.validation, settings.schedule(), place, process.world_size, folder, resume_from)
-    logger.info("Checkpoints are kept in %s.", folder)
-    features = partial(training.features, size)
-    model = start.estimator.fit(start, run, training.everything, new=source is None, features=features)
-    keep_model(model, folder)
-    if folder is not None and checkpoint_dir is None and resume_from is None:
-        shutil.rmtree(folder)
-    return model
-
-
-def _patch_size(start: Model, settings: TrainingSettings) -> PatchSize:
-    """Patches as the model takes them, which one that is fine-tuned has settled."""
-    native = start.patch_um is None
-    return PatchSize(start.patch_um or settings.patch_um, start.patch_px, "native" if native else settings.mpp)
-
-
-def _provenance(
-    training: TrainingData, settings: TrainingSettings, start: Model, source: Model | None, size: PatchSize
-) -> dict[str, Any]:
-    scales = [resolve_mpp(section, size.mpp) for section in training.sections]
-    if source is not None:
-        warn_of_differences(training.sections, scales, source)
-    provenance = training_provenance(
-        training.sections,
-        training.labels,
-        scales,
-        gene_sets=gene_sets(training.counts, start.genes),
-        init_from="" if source is None else source.name,
-        **settings.provenance(),
-    )
-    provenance["fingerprints"] += trained_on(settings.encoder_weights)
-    if source is not None:
-        provenance["fingerprints"] += source.provenance.get("fingerprints", [])
-    return provenance

@@ -8,10 +8,9 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from nh2st._keys import VARIANT
 from nh2st.tl._train import train
 from nh2st.tl._training._hardware import Place, resolve_place
-from nh2st.tl._training._settings import TrainingSettings
+from nh2st.tl._training._settings import TrainingSettings, settings_of
 
 _SHARED = ("target", "seed")
 _PLACE = ("device", "precision")
@@ -58,8 +57,7 @@ def candidates_of(
     _check_names(training, [*allowed, *_PLACE], "")
     defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
     given = defaults | shared | dict(training)
-    given["variant"] = given["variant"] or VARIANT
-    asked = TrainingSettings(**{field.name: given[field.name] for field in fields(TrainingSettings)})
+    asked = settings_of(given, None)
     place = resolve_place(given["device"], given["precision"], devices=1, num_nodes=1, strategy="auto")
     named = {SINGLE: asked}
     if settings is not None:

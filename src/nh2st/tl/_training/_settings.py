@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import torch
 from nh2st._arguments import at_least_one, not_negative, positive
 from nh2st._estimators import Estimator, estimator_named
 from nh2st._expression import Target
+from nh2st._keys import ENCODER, VARIANT
 from nh2st._sections import NATIVE, Mpp
 from nh2st.models import Model
 from nh2st.nn import NetworkConfig
@@ -144,4 +145,39 @@ def _check_likelihood(config: NetworkConfig, target: Target) -> None:
             f"The likelihood {config.likelihood!r} is that of a spot's counts, but the target {target.kind!r} "
             "averages over neighbouring spots. Use target='default', or likelihood='mse'."
         )
+        raise ValueError(msg)
+
+
+def settings_of(given: Mapping[str, Any], source: Model | None) -> TrainingSettings:
+    """Settings among the arguments of :func:`nh2st.tl.train`, checked; `source` is the model to be fine-tuned.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range, or contradicts what the model has settled.
+    """
+    chosen = {field.name: given[field.name] for field in fields(TrainingSettings)}
+    chosen["variant"] = chosen["variant"] or (VARIANT if source is None else source.config.variant)
+    settings = TrainingSettings(**chosen)
+    settings.schedule()
+    if source is not None:
+        _check_no_contradiction(source, given)
+    return settings
+
+
+def _check_no_contradiction(source: Model, given: Mapping[str, Any]) -> None:
+    """Refuse arguments beside `init_from` that the model has settled already."""
+    config = source.config.to_dict()
+    given_network = (given["network"] or {}).items()
+    network = {name: list(value) if isinstance(value, tuple) else value for name, value in given_network}
+    settled = {
+        "genes": given["genes"] is not None and given["genes"] != source.genes,
+        "network": config | network != config,
+        "variant": given["variant"] not in (None, source.config.variant),
+        "encoder": given["encoder"] not in (ENCODER, source.config.encoder),
+        "target": given["target"] not in ("default", source.target.kind),
+        "mpp": given["mpp"] is not None and (given["mpp"] == NATIVE) != (source.patch_um is None),
+    }
+    if wrong := [name for name, contradicts in settled.items() if contradicts]:
+        msg = f"init_from= settles {', '.join(f'{name}=' for name in wrong)}: leave it out, or train a new model."
         raise ValueError(msg)

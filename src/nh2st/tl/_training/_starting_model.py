@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
 
 from nh2st._expression import Counts, check_genes, choose_genes
-from nh2st._keys import ENCODER, GENE_FLAG, N_GENES
-from nh2st._sections import NATIVE, tables_of
+from nh2st._keys import GENE_FLAG, N_GENES
+from nh2st._sections import tables_of
 from nh2st._settings import logger
 from nh2st.models import Model
 from nh2st.models._file import SUFFIX, read_file
@@ -56,24 +56,6 @@ def _flagged(tables: Sequence[AnnData]) -> list[str]:
         raise ValueError(msg)
     logger.info("The panel is the %d genes of var[%r].", len(flagged[0]), GENE_FLAG)
     return list(flagged[0])
-
-
-def check_no_contradiction(source: Model, **given: Any) -> None:
-    """Refuse arguments beside `init_from` that the model has settled already."""
-    config = source.config.to_dict()
-    given_network = (given["network"] or {}).items()
-    network = {name: list(value) if isinstance(value, tuple) else value for name, value in given_network}
-    settled = {
-        "genes": given["genes"] is not None and given["genes"] != source.genes,
-        "network": config | network != config,
-        "variant": given["variant"] not in (None, source.config.variant),
-        "encoder": given["encoder"] not in (ENCODER, source.config.encoder),
-        "target": given["target"] not in ("default", source.target.kind),
-        "mpp": given["mpp"] is not None and (given["mpp"] == NATIVE) != (source.patch_um is None),
-    }
-    if wrong := [name for name, contradicts in settled.items() if contradicts]:
-        msg = f"init_from= settles {', '.join(f'{name}=' for name in wrong)}: leave it out, or train a new model."
-        raise ValueError(msg)
 
 
 def starting_model(
