@@ -37,6 +37,10 @@ def test_command_line_help_loads_little():
     assert modules_after("import nh2st._cli").isdisjoint({"torch", "spatialdata", "anndata", "lightning", "matplotlib"})
 
 
+def test_models_need_no_spatial_data():
+    assert modules_after("import nh2st.models").isdisjoint({"spatialdata", "scanpy", "lightning", "matplotlib"})
+
+
 def test_modules_are_loaded_when_asked_for():
     assert {"datasets", "get", "models", "nn", "pl", "pp", "settings", "tl", "__version__"} == set(dir(nh))
     for name in nh.__all__:

@@ -17,6 +17,14 @@ class Baselines:
     `mean` (n_genes,) is every gene's training mean. The ridge predictor is linear in the pooled features of the encoder
     as it was before training: `features @ coefficients + intercept`, with `coefficients` (n_features, n_genes). That of
     a context network has no encoder: it is linear in the network's tokens beside the mean of those of the neighbours.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from nh2st.models import Baselines
+    >>> baselines = Baselines(torch.zeros(2), torch.ones(3, 2), torch.zeros(2), encoder=None)
+    >>> baselines.linear(torch.ones(1, 3))
+    tensor([[3., 3.]])
     """
 
     mean: Tensor
