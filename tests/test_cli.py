@@ -86,7 +86,7 @@ def test_demo_prints_the_metrics(demo, tmp_path):
         if model == "training_mean":
             correlations = ["undefined", "undefined"]
         errors = [f"{row[name]:.3f}" for name in ("mse", "mae")]
-        line = " ".join([model, truth, *correlations, *errors])
+        line = " ".join([model.replace("_", " "), truth, *correlations, *errors])
         assert line in [" ".join(printed.split()) for printed in result.output.splitlines()]
     assert len(means) == 6
 

@@ -46,6 +46,10 @@ def test_the_network_loads_neither_tables_nor_slides():
     assert modules_after("import nh2st.nn").isdisjoint({"anndata", "scanpy", "pandas", "xarray", "zarr", "dask"})
 
 
+def test_models_need_no_spatial_data():
+    assert modules_after("import nh2st.models").isdisjoint({"spatialdata", "scanpy", "lightning", "matplotlib"})
+
+
 def test_modules_are_loaded_when_asked_for():
     assert {"datasets", "get", "models", "nn", "pl", "pp", "settings", "tl", "__version__"} == set(dir(nh))
     for name in nh.__all__:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import nh2st.nn as nn_
+from nh2st.nn._context_member import MemberOutput
 
 N_GENES, COMPONENTS = 12, 6
 
@@ -140,7 +141,7 @@ def test_count_likelihood_without_counts_is_refused(spots, absent):
         network.losses(network(batch), replace(batch, **{absent: None}))
 
 
-def _expected_contrast(output: list[nn_.MemberOutput], image: str, gene: str, related: np.ndarray) -> float:
+def _expected_contrast(output: list[MemberOutput], image: str, gene: str, related: np.ndarray) -> float:
     """Mean over members of the cross-entropy of each spot against all that are not related to it, both ways."""
     losses = []
     for member in output:

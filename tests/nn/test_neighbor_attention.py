@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nh2st.nn import NeighborContext
+from nh2st.nn._neighbor_attention import NeighborContext
 
 N_NODES, N_FEATURES, WIDTH = 9, 6, 8
 PRESENT = torch.tensor([[True] * 9, [True] * 4 + [False] * 5, [True, False] * 4 + [True], [True] * 2 + [False] * 7])

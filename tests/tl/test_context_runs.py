@@ -11,7 +11,7 @@ from spatialdata import SpatialData
 
 import nh2st as nh
 from nh2st.nn import ContextNetwork
-from nh2st.tl import _checkpoints
+from nh2st.tl._training import _checkpoints
 
 EPOCHS = 4
 FIRST_TRAINING = EPOCHS * 4

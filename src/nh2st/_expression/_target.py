@@ -18,13 +18,27 @@ from nh2st._space import smoothing_window
 
 @dataclass(frozen=True)
 class Target:
-    """Definition of a normalised expression; the mean squared error is in its units."""
+    """Definition of a normalised expression: what a model predicts, and the units of its errors.
+
+    Counts of a spot are scaled to a sum, and the logarithm of one more is taken.
+
+    Examples
+    --------
+    >>> import nh2st as nh
+    >>> nh.models.Target.named("default").describe()
+    'ln(1 + x), counts per 10,000 of all genes'
+    """
 
     kind: str
+    """Name of the definition."""
     scaled_over: Literal["all", "panel"]
+    """Genes whose counts are scaled to `target_sum`: all of the table, or the panel."""
     log: Literal["natural", "log10"]
+    """Which logarithm is taken."""
     smoothed: bool
+    """Whether values are the means over a spot and its neighbours on the array."""
     target_sum: float = TARGET_SUM
+    """Sum of the scaled counts of a spot."""
 
     @classmethod
     def named(cls, target: Target | str) -> Target:

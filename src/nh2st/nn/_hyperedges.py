@@ -33,7 +33,6 @@ def hyperedge_incidence(similarity: Tensor, mask: Tensor, k: int) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from nh2st.nn import hyperedge_incidence
     >>> similarity = torch.tensor([[[1.0, 0.9, 0.1], [0.9, 1.0, 0.2], [0.1, 0.2, 1.0]]])
     >>> hyperedge_incidence(similarity, torch.ones(1, 3, dtype=torch.bool), k=1)[0]
     tensor([[1., 1., 0.],
@@ -67,7 +66,6 @@ def propagation(incidence: Tensor) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from nh2st.nn import propagation
     >>> propagation(torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]]))[0]
     tensor([[0.5000, 0.5000, 0.0000],
             [0.5000, 0.5000, 0.0000],
