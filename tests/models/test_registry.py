@@ -19,22 +19,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def entries(count: int = 1) -> list[dict[str, Any]]:
+    entry = json.loads((Path(__file__).parent / "entry.json").read_text())
     return [
-        {
+        entry
+        | {
             "name": f"tiny-{number}",
-            "organism": "Mus musculus",
-            "tissue": "olfactory bulb",
-            "assay": "Spatial Transcriptomics",
-            "sections": ["A", "B"],
-            "n_genes": 8,
-            "encoder": "test_efficientnet",
-            "target": "default",
             "patch_um": 16.0 if number else None,
-            "patch_px": 32,
-            "pearson": 0.25,
-            "ridge_pearson": 0.2,
-            "validation": "2 folds, each one section",
-            "licence": "BSD-3-Clause",
             "bytes": 1000 + number,
             "sha256": f"{number}" * 64,
         }
