@@ -4,8 +4,10 @@ import logging
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +82,12 @@ def test_verbosity(capsys):
 def test_unknown_verbosity():
     with pytest.raises(ValueError, match="verbosity must be one of 'error', 'warning', 'info', 'debug', not 'loud'"):
         nh.settings.verbosity = "loud"
+
+
+def test_all_addresses_of_the_project_begin_with_its_home():
+    path = Path(__file__).parents[1] / "pyproject.toml"
+    if not path.is_file():
+        pytest.skip("no checkout")
+    urls = tomllib.loads(path.read_text())["project"]["urls"]
+    assert set(urls) == {"Changelog", "Documentation", "Homepage", "Source"}
+    assert all(url.startswith(urls["Homepage"]) for url in urls.values())

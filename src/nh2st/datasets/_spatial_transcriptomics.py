@@ -116,12 +116,8 @@ def mouse_olfactory_bulb(
 
     Raises
     ------
-    FileNotFoundError
-        A file is missing from the local folder.
-    ValueError
-        A section is not available, or a download does not have the expected checksum.
-    ConnectionError
-        A file could not be downloaded.
+    FileNotFoundError, ValueError, ConnectionError
+        As in :func:`her2st`.
 
     References
     ----------

@@ -175,17 +175,7 @@ class Encoder(nn.Module):
             return self.pool(self(images))
 
     def pool(self, output: Tensor) -> Tensor:
-        """Pool what the encoder gave.
-
-        Parameters
-        ----------
-        output
-            Map (P, C, h, w) or tokens of the patches.
-
-        Returns
-        -------
-        Features (P, n_features).
-        """
+        """Pool what the encoder gave, maps (P, C, h, w) or tokens, to features (P, n_features)."""
         if self.pooling == "timm":
             return self.model.forward_head(output, pre_logits=True)
         patches = output[:, self.model.num_prefix_tokens :]
