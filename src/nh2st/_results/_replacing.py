@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from spatialdata import SpatialData
 
-from nh2st._keys import COUNTS_LAYER, GENE_FLAG, NAMESPACE, SPATIAL, TARGET_LAYER, TILES, TRAINING
+from nh2st._keys import COUNTS_LAYER, GENE_FLAG, NAMESPACE, SPATIAL, TARGET_LAYER, TILES, TRAINING, TRAINING_MEAN_SUFFIX
 from nh2st._results._kinds import PREDICTED_KINDS, Kind, Place, kind_of
 from nh2st._results._names import check_name, same_but_for_case
 from nh2st._results._records import kind_at, owners_of, places_of, records_of
@@ -96,8 +96,17 @@ def _check_places(table: AnnData, key: str, kind: Kind) -> None:
             if owner != key:
                 msg = f"{attribute}[{name!r}] belongs to {owner!r}, which nh2st wrote before. {_WAYS_OUT}"
                 raise ValueError(msg)
-        if name in getattr(table, attribute) and place not in ours:
+        if name in getattr(table, attribute) and place not in ours and not _ours_by_name(table, place):
             raise ValueError(_foreign(key, attribute, name))
+
+
+def _ours_by_name(table: AnnData, place: Place) -> bool:
+    """Whether a column of genes bears this package's name and holds what it would: left where a layer was deleted."""
+    attribute, name = place
+    if attribute != "var" or not name.startswith(f"{NAMESPACE}_"):
+        return False
+    is_such = pd.api.types.is_float_dtype if name.endswith(TRAINING_MEAN_SUFFIX) else pd.api.types.is_bool_dtype
+    return is_such(table.var[name])
 
 
 def _foreign(key: str, attribute: str, name: str) -> str:
@@ -166,7 +175,7 @@ def check_gene_flag(tables: Iterable[AnnData], *, overwrite: bool) -> None:
         if clash := same_but_for_case(GENE_FLAG, table.var):
             msg = f"var[{GENE_FLAG!r}] differs from var[{clash!r}] by case alone; rename that column."
             raise ValueError(msg)
-        if GENE_FLAG in table.var and not pd.api.types.is_bool_dtype(table.var[GENE_FLAG]) and not overwrite:
+        if GENE_FLAG in table.var and not _ours_by_name(table, ("var", GENE_FLAG)) and not overwrite:
             msg = (
                 f"var[{GENE_FLAG!r}] exists and was not written by nh2st: it is not boolean. Rename it, or replace it "
                 "with `overwrite=True`."
