@@ -14,7 +14,7 @@ import torch
 
 import nh2st as nh
 import nh2st.nn as nn_
-from nh2st.nn._released import released_state_dict
+from nh2st.nn._released_weights import released_state_dict
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
