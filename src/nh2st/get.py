@@ -139,12 +139,11 @@ def _panel_of(table: AnnData, key: str, sections: Sequence[Spots]) -> AnnData:
     if not known.all():
         values[:, ~known] = table.obsm[key][genes[~known]].to_numpy()[rows]
     there = np.isfinite(values).any(axis=1)
-    chosen = rows[there]
-    obs = table.obs.iloc[chosen].copy()
-    obsm = {SPATIAL: np.asarray(table.obsm[SPATIAL])[chosen]} if SPATIAL in table.obsm else {}
+    obs = table.obs.iloc[rows[there]].copy()
+    obsm = {SPATIAL: np.asarray(table.obsm[SPATIAL])[rows[there]]} if SPATIAL in table.obsm else {}
     uns: dict[str, Any] = {NAMESPACE: {key: copy.deepcopy(record)}}
     attrs = table.uns.get(TableModel.ATTRS_KEY)
-    if attrs and attrs[TableModel.REGION_KEY_KEY] in obs:
+    if attrs and attrs.get(TableModel.REGION_KEY_KEY) in obs:
         uns[TableModel.ATTRS_KEY] = _annotate(obs, attrs, obs[attrs[TableModel.REGION_KEY_KEY]])
     return AnnData(X=values[there], obs=obs, var=_var_of(table, genes, name), obsm=obsm, uns=uns)
 
@@ -166,7 +165,7 @@ def _joined(parts: Sequence[AnnData], key: str, found: Sequence[Spots]) -> AnnDa
     sections = [_sections_in(table, found) for table in tables_of(found)]
     objects = [str(members[0].object_key) for members in sections]
     joined = concat(dict(zip(objects, parts, strict=True)), index_unique="-", merge="same", uns_merge="first")
-    attrs = joined.uns.get(TableModel.ATTRS_KEY, _ATTRS)
+    attrs = _ATTRS | joined.uns.get(TableModel.ATTRS_KEY, {})
     regions = [name for part, members in zip(parts, sections, strict=True) for name in _section_names(part, members)]
     joined.obs[attrs[TableModel.INSTANCE_KEY]] = pd.concat([_instances(part) for part in parts]).to_numpy()
     joined.uns[TableModel.ATTRS_KEY] = _annotate(joined.obs, attrs, regions)
@@ -183,8 +182,8 @@ def _section_names(part: AnnData, sections: Sequence[Spots]) -> Iterable[str]:
 
 def _instances(part: AnnData) -> pd.Series:
     """Instance of each row, its number where the table annotates nothing."""
-    attrs = part.uns.get(TableModel.ATTRS_KEY)
-    return part.obs[attrs[TableModel.INSTANCE_KEY]] if attrs else pd.Series(range(part.n_obs))
+    column = part.uns.get(TableModel.ATTRS_KEY, {}).get(TableModel.INSTANCE_KEY)
+    return part.obs[column] if column in part.obs else pd.Series(range(part.n_obs))
 
 
 def _var_of(table: AnnData, genes: pd.Index, key: str) -> pd.DataFrame:
