@@ -17,7 +17,7 @@ from spatialdata import SpatialData
 import nh2st as nh
 from nh2st._sections import find_spots
 from nh2st.nn import ContextNetwork
-from nh2st.tl import _context
+from nh2st.tl._training import _loop
 from nh2st.tl._training._validation_split import validation_split
 
 DRIVEN = [f"gene{number}" for number in range(4)]
@@ -51,13 +51,13 @@ def sdata(make_sdata: Callable[..., SpatialData]) -> SpatialData:
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[nh.models.Model]:
     """Models of the first and of the final training, in the order of time."""
-    fit, results = _context.fit, []
+    fit, results = _loop.fit, []
 
     def noting(*arguments: Any) -> nh.models.Model:
         results.append(fit(*arguments))
         return results[-1]
 
-    monkeypatch.setattr(_context, "fit", noting)
+    monkeypatch.setattr(_loop, "fit", noting)
     return results
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from nh2st._estimators import FURTHER_BASELINES
-from nh2st._keys import CROSS_VALIDATION
+from nh2st._keys import BASELINE_NAMES, CROSS_VALIDATION
 from nh2st._sections import ImageData, Section, Selection, find_sections, fingerprint
 from nh2st._settings import logger
 from nh2st.tl._folds._data import FoldData, warn_of_flagged_genes
@@ -230,5 +230,5 @@ def _joined(results: Sequence[FoldResult]) -> pd.DataFrame:
     joined = pd.concat(frames, ignore_index=True)
     whole = joined[(joined["gene"] == "") & (joined["metric"] == "pearson") & (joined["truth"] == "raw")]
     for model, score in whole.groupby("model", sort=False)["value"].mean().dropna().items():
-        logger.info("Mean PCC over genes and sections, %s: %.3f.", model, score)
+        logger.info("Mean PCC over genes and sections, %s: %.3f.", BASELINE_NAMES.get(str(model), model), score)
     return joined[["fold", "section", "gene", "model", "truth", "metric", "value"]]

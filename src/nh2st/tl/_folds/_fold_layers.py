@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from nh2st._estimators import BASELINES, FURTHER_BASELINES
 from nh2st._expression import match_panel
+from nh2st._keys import MODEL
 from nh2st._results import (
     FOLD_SUFFIX,
     MEMBERS,
@@ -24,7 +25,6 @@ from nh2st._results import (
     write_record,
 )
 from nh2st._sections import NATIVE, Section, resolve_mpp, tables_of
-from nh2st.tl._evaluate import MODEL
 from nh2st.tl._folds._data import FoldData
 from nh2st.tl._folds._split import Fold
 from nh2st.tl._folds._store import FoldResult

@@ -11,10 +11,9 @@ import pandas as pd
 
 from nh2st._estimators import BASELINES, FURTHER_BASELINES
 from nh2st._expression import gene_sets
-from nh2st._keys import UNDEFINED_SCORE
+from nh2st._keys import MODEL, UNDEFINED_SCORE
 from nh2st._metrics import mean_over_genes, pearson
 from nh2st._settings import logger
-from nh2st.tl._evaluate import MODEL
 from nh2st.tl._folds._data import FoldData
 from nh2st.tl._folds._settings_to_try import Candidates
 from nh2st.tl._folds._split import Fold
