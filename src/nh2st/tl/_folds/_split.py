@@ -66,11 +66,11 @@ def folds_of(layout: FoldLayout, n_folds: int | None, within: np.ndarray | None 
         _check_number(n_folds, groups)
     if len(groups) == 1:
         number = _block_numbers(layout, rows, n_folds or _BLOCKS)
-        names = [f"block {one + 1} of {number.max() + 1}" for one in range(number.max() + 1)]
+        names = [f"block {block + 1} of {number.max() + 1}" for block in range(number.max() + 1)]
     else:
         number = _group_numbers(layout.group[rows], groups, n_folds)
-        names = [", ".join(sorted(set(layout.group[rows[number == one]]))) for one in range(number.max() + 1)]
-    folds = [_fold(layout, name, rows, number == one) for one, name in enumerate(names)]
+        names = [", ".join(sorted(set(layout.group[rows[number == fold]]))) for fold in range(number.max() + 1)]
+    folds = [_fold(layout, name, rows, number == fold) for fold, name in enumerate(names)]
     for fold in folds:
         _check_size(layout, fold, len(rows), single=len(groups) == 1)
     return folds

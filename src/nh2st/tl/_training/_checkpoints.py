@@ -86,7 +86,7 @@ def check_same_run(model: Model, folder: Path) -> None:
         "target": (before.target, model.target),
         "encoder or network": (before.config, model.config),
         "patch_um": (before.patch_um, model.patch_um),
-        "data": tuple(one.provenance.get("fingerprints") for one in (before, model)),
+        "data": tuple(run.provenance.get("fingerprints") for run in (before, model)),
     }
     pairs |= {name: (before.provenance.get(name), model.provenance.get(name)) for name in _SAME_SETTINGS}
     if changed := [name for name, (old, new) in pairs.items() if old != new]:

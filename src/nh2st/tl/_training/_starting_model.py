@@ -32,7 +32,7 @@ def trained_on(encoder_weights: str | Path | None) -> list[str]:
         header, _ = read_file(file)
     except ValueError:
         return []
-    return [str(one) for one in header.get("provenance", {}).get("fingerprints", [])]
+    return [str(known) for known in header.get("provenance", {}).get("fingerprints", [])]
 
 
 def panel_of(counts: Sequence[Counts], genes: int | Sequence[str] | None) -> list[str]:

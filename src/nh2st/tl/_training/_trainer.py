@@ -131,13 +131,13 @@ def determinism_restored() -> Iterator[None]:
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's own notices: the package says what users need to know."""
     chatter = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [one.level for one in chatter]
-    for one in chatter:
-        one.setLevel(logging.ERROR)
+    levels = [source.level for source in chatter]
+    for source in chatter:
+        source.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             yield
     finally:
-        for one, level in zip(chatter, levels, strict=True):
-            one.setLevel(level)
+        for source, level in zip(chatter, levels, strict=True):
+            source.setLevel(level)
