@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from nh2st._patches import Pyramid
-from nh2st._sections import NATIVE, Data, Section, Selection, Spots, find_sections, find_spots, resolve_mpp
+from nh2st._sections import NATIVE, Data, ImageKey, Section, Selection, Spots, find_sections, find_spots, resolve_mpp
 from nh2st.pl._figure import DARK
 
 _BACKGROUND_PX = 1000
@@ -54,7 +54,7 @@ def find_canvases(
     sections: Iterable[str] | None,
     spots: str | None,
     table_key: str | None,
-    image_key: str | Mapping[str, str] | None,
+    image_key: ImageKey,
     shapes_key: str | None,
     coordinate_system: str | None,
 ) -> list[Canvas]:

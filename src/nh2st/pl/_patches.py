@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +11,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
+from nh2st._docs import documented
 from nh2st._keys import PATCH_PX, PATCH_UM
 from nh2st._patches import read_patches
-from nh2st._sections import NATIVE, ImageData, Mpp, Section, Selection, find_sections, patch_windows, resolve_mpp
+from nh2st._sections import (
+    NATIVE,
+    ImageData,
+    ImageKey,
+    Mpp,
+    Section,
+    Selection,
+    find_sections,
+    patch_windows,
+    resolve_mpp,
+)
 from nh2st.pl._figure import DARK, check_path, finish, house_style
 
 _PANEL_INCHES = 1.35
@@ -30,6 +41,7 @@ class _Sample:
     radius: np.ndarray
 
 
+@documented
 @house_style()
 def patches(
     data: ImageData,
@@ -43,7 +55,7 @@ def patches(
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
     save: str | Path | None = None,
@@ -61,23 +73,15 @@ def patches(
         Side of the patches in micrometres.
     patch_px
         Side of the patches in pixels.
-    mpp
-        Micrometres per pixel of all images, or ``"native"`` for patches in plain pixels. Where absent, the scale that
-        is known for each image.
+    %(mpp)s
     outline
         Draw the outline of the spot, where its radius is known.
     seed
         Of the choice of spots.
-    sections
-        Sections to take patches from; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
-    save
-        File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
-    show
-        Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.
+    %(sections)s
+    %(spots)s
+    %(elements)s
+    %(figure)s
 
     Returns
     -------

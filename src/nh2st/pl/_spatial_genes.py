@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,8 +12,9 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
+from nh2st._docs import documented
 from nh2st._keys import PREDICTION
-from nh2st._sections import Data, tables_of
+from nh2st._sections import Data, ImageKey, tables_of
 from nh2st.pl._canvas import Canvas, draw_ground, draw_scale_bar, draw_spots, find_canvases
 from nh2st.pl._figure import GREY, check_path, finish, house_style
 from nh2st.pl._maps import GeneMaps, check_genes, gene_maps
@@ -21,6 +22,7 @@ from nh2st.pl._maps import GeneMaps, check_genes, gene_maps
 _PANEL_INCHES = 2.8
 
 
+@documented
 @house_style()
 def spatial_genes(
     data: Data,
@@ -36,7 +38,7 @@ def spatial_genes(
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
     save: str | Path | None = None,
@@ -55,10 +57,8 @@ def spatial_genes(
         SpatialData with predictions, or a list or dictionary of them; also AnnData with ``image=False``.
     genes
         Genes of the model's panel.
-    key
-        Name of the predictions (``key_added`` of :func:`nh2st.tl.predict`).
-    layer
-        Layer with the counts; ``layers["counts"]`` where there is one, else ``X``.
+    %(key)s
+    %(layer)s
     smoothed
         Average the measured values over neighbouring spots before they are drawn and correlated.
     image
@@ -69,14 +69,9 @@ def spatial_genes(
         Ends of the colour scales of all rows, in the unit of the predictions.
     sections
         Sections to draw; all that were predicted where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
-    save
-        File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
-    show
-        Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.
+    %(spots)s
+    %(elements)s
+    %(figure)s
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.ticker import MaxNLocator
 from scipy.sparse import csr_matrix
 
+from nh2st._docs import documented
 from nh2st._keys import CONNECTIVITIES_SUFFIX, SPATIAL_KEY
-from nh2st._sections import Data, tables_of
+from nh2st._sections import Data, ImageKey, tables_of
 from nh2st.pl._canvas import Canvas, draw_ground, draw_scale_bar, draw_spots, find_canvases
 from nh2st.pl._figure import DARK, check_path, finish, house_style
 
@@ -38,6 +39,7 @@ class _Graph:
     degree: np.ndarray
 
 
+@documented
 @house_style()
 def spatial_neighbors(
     data: Data,
@@ -48,7 +50,7 @@ def spatial_neighbors(
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
     save: str | Path | None = None,
@@ -67,16 +69,10 @@ def spatial_neighbors(
         Draw the H&E beneath the graph.
     cmap
         Colour map of matplotlib.
-    sections
-        Sections to draw; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
-    save
-        File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
-    show
-        Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.
+    %(sections)s
+    %(spots)s
+    %(elements)s
+    %(figure)s
 
     Returns
     -------

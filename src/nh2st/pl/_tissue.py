@@ -14,6 +14,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
+from nh2st._docs import documented
 from nh2st._keys import TILES_TABLE
 from nh2st._sections import ImageData, Section, Selection, affine_to, apply_affine, find_sections, objects_of
 from nh2st._tissue import laid_tiles, overview
@@ -37,6 +38,7 @@ class _Slide(Canvas):
         return 0, width, 0, height
 
 
+@documented
 @house_style()
 def tissue(
     data: ImageData,
@@ -56,10 +58,7 @@ def tissue(
         Regions of the tiles to draw, such as ``nh2st_tiles``; all where absent.
     tiles
         Draw the tiles too.
-    save
-        File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
-    show
-        Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.
+    %(figure)s
 
     Returns
     -------

@@ -9,6 +9,7 @@ import numpy as np
 from anndata import AnnData
 from scipy.sparse import csr_matrix, issparse
 
+from nh2st._docs import documented
 from nh2st._keys import CONNECTIVITIES_SUFFIX, SMOOTH_SUFFIX, SPATIAL_KEY
 from nh2st._results import Kind, check_replaceable, editable, make_room, write_record
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
@@ -17,6 +18,7 @@ from nh2st._space import averaging
 from nh2st.pp._spatial_neighbors import Graph, graphs_of, write_graph
 
 
+@documented
 def smooth(
     data: Data,
     *,
@@ -36,8 +38,7 @@ def smooth(
 
     Parameters
     ----------
-    data
-        SpatialData or AnnData, or a list or dictionary of them.
+    %(data)s
     layer
         Layer to smooth.
     key_added
@@ -46,14 +47,10 @@ def smooth(
         Prefix of the graph's keys in ``obsp``. The default one is computed where it is missing.
     overwrite
         Replace a layer of this name that is not a smoothed one of this package, with all that belongs to it.
-    sections
-        Sections whose tables are smoothed; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where absent.
-    table_key
-        Which table to use where several fit.
-    copy
-        Return a copy instead of writing into the AnnData given.
+    %(sections)s
+    %(spots)s
+    %(table_key)s
+    %(copy)s
 
     Returns
     -------

@@ -10,12 +10,14 @@ import numpy as np
 from anndata import AnnData
 from scipy.sparse import coo_matrix, csr_matrix
 
+from nh2st._docs import documented
 from nh2st._keys import CONNECTIVITIES_SUFFIX, DISTANCES_SUFFIX, NEIGHBORS_SUFFIX, SPATIAL_KEY
 from nh2st._results import Kind, check_replaceable, editable, make_room, write_record
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._space import CoordType, EdgeRule, Edges, edge_rule, edges_of
 
 
+@documented
 def spatial_neighbors(
     data: Data,
     *,
@@ -38,8 +40,7 @@ def spatial_neighbors(
 
     Parameters
     ----------
-    data
-        SpatialData or AnnData, or a list or dictionary of them.
+    %(data)s
     n_neighs
         Number of nearest neighbours: on grids the number of adjacent spots. Where absent, 6 on hexagonal arrays, 4 on
         square ones and checkerboards; elsewhere all within `radius`, or without a radius the 6 nearest, those left out
@@ -54,14 +55,10 @@ def spatial_neighbors(
         Prefix of the keys written.
     overwrite
         Replace a graph under these keys that this package did not write, such as one of squidpy's.
-    sections
-        Sections to connect; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where absent.
-    table_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
-    copy
-        Return a copy instead of writing into the AnnData given.
+    %(sections)s
+    %(spots)s
+    %(table_elements)s
+    %(copy)s
 
     Returns
     -------

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nh2st._docs import documented
 from nh2st._sections import ImageData, Mpp, objects_of
 from nh2st._tissue import MIN_TISSUE, lay_tiles
 
 
+@documented
 def tissue_tiles(
     data: ImageData,
     *,
@@ -32,9 +34,7 @@ def tissue_tiles(
     tile_um
         Side of the tiles, which is also the distance of their centres: in micrometres, and in pixels with
         ``mpp="native"``. Where absent, 112 um, or 224 pixels.
-    mpp
-        Micrometres per pixel of all images, or ``"native"`` to lay tiles in plain pixels. Where absent, the scale that
-        is known for each image.
+    %(mpp)s
     min_tissue
         Least share of a tile that is tissue, above 0 and up to 1.
     overwrite

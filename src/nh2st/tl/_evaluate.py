@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from nh2st._docs import documented
 from nh2st._expression import Target
 from nh2st._keys import MODEL, NAMESPACE, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
 from nh2st._results import dense_columns, predicted_rows, provenance_of, write_evaluation
@@ -19,6 +20,7 @@ from nh2st.tl._section_scores import nothing_in_common, score_section, tidy_scor
 _FAR_FEWER = 0.5
 
 
+@documented
 def evaluate(
     data: Data,
     key: str = PREDICTION,
@@ -42,16 +44,12 @@ def evaluate(
     ----------
     data
         SpatialData or AnnData with predictions and counts, or a list or dictionary of them.
-    key
-        Name of the predictions (``key_added`` of :func:`nh2st.tl.predict`).
-    layer
-        Layer with the counts; ``layers["counts"]`` where there is one, else ``X``.
+    %(key)s
+    %(layer)s
     sections
         Sections to evaluate; all that were predicted where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
+    %(spots)s
+    %(table_elements)s
 
     Returns
     -------

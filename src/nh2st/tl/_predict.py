@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nh2st._arguments import at_least_one
 from nh2st._device import InferencePrecision
+from nh2st._docs import documented
 from nh2st._estimators import Encoding, Source
 from nh2st._expression import has_counts, match_panel
 from nh2st._inference import check_place
@@ -17,6 +18,7 @@ from nh2st._results import Kind, check_replaceable
 from nh2st._sections import (
     NATIVE,
     ImageData,
+    ImageKey,
     Mpp,
     Section,
     Selection,
@@ -36,6 +38,7 @@ from nh2st.tl._prediction._writing import record_predictions, recorded_model
 _ROWS_LOOKED_AT = 1000
 
 
+@documented
 def predict(
     data: ImageData,
     model: Model | str | Path | None = None,
@@ -52,7 +55,7 @@ def predict(
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
 ) -> None:
@@ -82,8 +85,7 @@ def predict(
         Distance of the tiles in micrometres, on objects without spots; where absent, that of the training spots.
     mpp
         Micrometres per pixel of all images. Where absent, the scale that is known for each image.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    %(device)s
     precision
         ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device; or, on a CPU, ``"int8"``: encoders,
         that of the ridge too, compute in 8-bit integers, by OpenVINO and NNCF (``pip install "nh2st[int8]"``), several
@@ -92,12 +94,9 @@ def predict(
     client
         A ``dask.distributed.Client``, whose workers share the work: each loads the model once, and reads the images
         itself, which therefore are to be where all workers see them. Pieces of lost workers are done again.
-    sections
-        Names of the sections to predict; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one. Other spots are NaN.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
+    %(sections)s
+    %(spots)s
+    %(elements)s
 
     Returns
     -------
