@@ -35,7 +35,11 @@ _TEXTS = {
     File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
 show
     Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.""",
+    "no_folder": """FileNotFoundError
+    If the folder of `save` does not exist.""",
 }
+
+_TEXTS["selection"] = "\n".join(_TEXTS[name] for name in ("sections", "spots", "elements"))
 
 _PLACE = re.compile(r"^( *)%\((\w+)\)s$", flags=re.MULTILINE)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from nh2st._patches import Pyramid
-from nh2st._sections import NATIVE, Data, ImageKey, Section, Selection, Spots, find_sections, find_spots, resolve_mpp
+from nh2st._sections import NATIVE, Data, Section, Selection, Spots, find_sections, find_spots, resolve_mpp
 from nh2st.pl._figure import DARK
 
 _BACKGROUND_PX = 1000
@@ -47,28 +46,11 @@ class Canvas:
         return (bottom - top) / (right - left)
 
 
-def find_canvases(
-    data: Data,
-    *,
-    image: bool,
-    sections: Iterable[str] | None,
-    spots: str | None,
-    table_key: str | None,
-    image_key: ImageKey,
-    shapes_key: str | None,
-    coordinate_system: str | None,
-) -> list[Canvas]:
+def find_canvases(data: Data, selection: Selection, *, image: bool) -> list[Canvas]:
     """Canvases of the sections, with their images or without."""
-    chosen: dict[str, Any] = {
-        "sections": sections,
-        "spots": spots,
-        "table_key": table_key,
-        "shapes_key": shapes_key,
-        "coordinate_system": coordinate_system,
-    }
     if image:
-        return [_over_image(one) for one in find_sections(data, Selection(image_key=image_key, **chosen))]
-    return [_canvas(one, one.xy, one.radius) for one in find_spots(data, Selection(**chosen))]
+        return [_over_image(section) for section in find_sections(data, selection)]
+    return [_canvas(section, section.xy, section.radius) for section in find_spots(data, selection)]
 
 
 def _over_image(section: Section) -> Canvas:

@@ -54,8 +54,7 @@ def gene_correlation(
         If there are no predictions of this name, or they have not been evaluated.
     ValueError
         If no gene has a correlation.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------

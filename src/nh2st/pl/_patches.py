@@ -49,11 +49,11 @@ def patches(
     n: int = 16,
     patch_um: float = PATCH_UM,
     patch_px: int = PATCH_PX,
-    mpp: Mpp = None,
     outline: bool = True,
     seed: int = 0,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    mpp: Mpp = None,
     table_key: str | None = None,
     image_key: ImageKey = None,
     shapes_key: str | None = None,
@@ -73,13 +73,13 @@ def patches(
         Side of the patches in micrometres.
     patch_px
         Side of the patches in pixels.
-    %(mpp)s
     outline
         Draw the outline of the spot, where its radius is known.
     seed
         Of the choice of spots.
     %(sections)s
     %(spots)s
+    %(mpp)s
     %(elements)s
     %(figure)s
 
@@ -91,8 +91,7 @@ def patches(
     ------
     ValueError
         If `n` is below 1, the scale of an image is unknown, or spots lie outside the image.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------
@@ -108,7 +107,9 @@ def patches(
     rng = np.random.default_rng(seed)
     shares = [len(part) for part in np.array_split(np.arange(n), len(found))]
     samples = [
-        _sample(one, share, patch_um, patch_px, mpp, rng) for one, share in zip(found, shares, strict=True) if share
+        _sample(section, share, patch_um, patch_px, mpp, rng)
+        for section, share in zip(found, shares, strict=True)
+        if share
     ]
     size = f"{patch_px} px" if mpp == NATIVE else f"{patch_um:g} µm in {patch_px} px"
     return finish(_draw(samples, f"Patches of {size}", outline=outline), path, show)

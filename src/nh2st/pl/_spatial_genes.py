@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nh2st._docs import documented
 from nh2st._keys import PREDICTION
-from nh2st._sections import Data, ImageKey, tables_of
+from nh2st._sections import Data, ImageKey, Selection, tables_of
 from nh2st.pl._canvas import Canvas, draw_ground, draw_scale_bar, draw_spots, find_canvases
 from nh2st.pl._figure import GREY, check_path, finish, house_style
 from nh2st.pl._maps import GeneMaps, check_genes, gene_maps
@@ -29,7 +29,6 @@ def spatial_genes(
     genes: str | Sequence[str],
     *,
     key: str = PREDICTION,
-    layer: str | None = None,
     smoothed: bool = False,
     image: bool = True,
     cmap: str | Colormap = "viridis",
@@ -37,6 +36,7 @@ def spatial_genes(
     vmax: float | None = None,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    layer: str | None = None,
     table_key: str | None = None,
     image_key: ImageKey = None,
     shapes_key: str | None = None,
@@ -58,7 +58,6 @@ def spatial_genes(
     genes
         Genes of the model's panel.
     %(key)s
-    %(layer)s
     smoothed
         Average the measured values over neighbouring spots before they are drawn and correlated.
     image
@@ -70,6 +69,7 @@ def spatial_genes(
     sections
         Sections to draw; all that were predicted where absent.
     %(spots)s
+    %(layer)s
     %(elements)s
     %(figure)s
 
@@ -83,8 +83,7 @@ def spatial_genes(
         If there are no predictions of this name, or a gene was not predicted; close names are given.
     ValueError
         If a section that is asked for was not predicted, or counts are not valid.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------
@@ -93,28 +92,20 @@ def spatial_genes(
     """
     path = check_path(save)
     genes = [genes] if isinstance(genes, str) else list(genes)
-    canvases = find_canvases(
-        data,
-        image=image,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    chosen = Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system)
+    canvases = find_canvases(data, chosen, image=image)
     for table in tables_of(canvas.spots for canvas in canvases):
         check_genes(table, key, genes)
-    maps = [one for canvas in canvases for one in gene_maps(canvas, genes, key, layer, smoothed=smoothed)]
+    maps = [drawn for canvas in canvases for drawn in gene_maps(canvas, genes, key, layer, smoothed=smoothed)]
     _check_predicted(canvases, maps, key, named=sections is not None)
     axes = _subplots(maps)
-    for row, one in zip(axes, maps, strict=True):
-        _draw_row(row, one, one.norm(vmin, vmax), cmap, smoothed=smoothed)
+    for row, drawn in zip(axes, maps, strict=True):
+        _draw_row(row, drawn, drawn.norm(vmin, vmax), cmap, smoothed=smoothed)
     return finish(axes, path, show)
 
 
 def _check_predicted(canvases: Sequence[Canvas], maps: Sequence[GeneMaps], key: str, *, named: bool) -> None:
-    drawn = {id(one.canvas) for one in maps}
+    drawn = {id(gene_map.canvas) for gene_map in maps}
     left_out = [canvas.spots.name for canvas in canvases if id(canvas) not in drawn]
     if left_out and (named or not maps):
         msg = (
@@ -125,8 +116,8 @@ def _check_predicted(canvases: Sequence[Canvas], maps: Sequence[GeneMaps], key: 
 
 
 def _subplots(maps: Sequence[GeneMaps]) -> np.ndarray:
-    columns = 1 + any(one.measured is not None for one in maps)
-    aspects = [one.canvas.aspect for one in maps]
+    columns = 1 + any(gene_map.measured is not None for gene_map in maps)
+    aspects = [gene_map.canvas.aspect for gene_map in maps]
     size = (_PANEL_INCHES * columns + 1.1, sum(_PANEL_INCHES * aspect + 0.5 for aspect in aspects))
     ratios = {"height_ratios": aspects}
     return plt.subplots(len(maps), columns, figsize=size, layout="constrained", squeeze=False, gridspec_kw=ratios)[1]

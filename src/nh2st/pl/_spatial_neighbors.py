@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 
 from nh2st._docs import documented
 from nh2st._keys import CONNECTIVITIES_SUFFIX, SPATIAL_KEY
-from nh2st._sections import Data, ImageKey, tables_of
+from nh2st._sections import Data, ImageKey, Selection, tables_of
 from nh2st.pl._canvas import Canvas, draw_ground, draw_scale_bar, draw_spots, find_canvases
 from nh2st.pl._figure import DARK, check_path, finish, house_style
 
@@ -69,9 +69,7 @@ def spatial_neighbors(
         Draw the H&E beneath the graph.
     cmap
         Colour map of matplotlib.
-    %(sections)s
-    %(spots)s
-    %(elements)s
+    %(selection)s
     %(figure)s
 
     Returns
@@ -82,8 +80,7 @@ def spatial_neighbors(
     ------
     KeyError
         If there is no such graph.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------
@@ -93,16 +90,8 @@ def spatial_neighbors(
     >>> nh.pl.spatial_neighbors(sdata, save="graph.png")  # doctest: +SKIP
     """
     path = check_path(save)
-    canvases = find_canvases(
-        data,
-        image=image,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    chosen = Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system)
+    canvases = find_canvases(data, chosen, image=image)
     for table in tables_of(canvas.spots for canvas in canvases):
         _check_graph(table, key)
     graphs = [_graph(canvas, key) for canvas in canvases]

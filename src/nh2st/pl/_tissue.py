@@ -68,8 +68,7 @@ def tissue(
     ------
     KeyError
         If no tiles were laid.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------
@@ -81,7 +80,7 @@ def tissue(
     path = check_path(save)
     images = _images(data)
     found = find_sections(data, Selection(sections, table_key=TILES_TABLE, image_key=images))
-    slides = [_slide(one) for one in found]
+    slides = [_slide(section) for section in found]
     axes = _subplots(slides)
     for ax, slide, section in zip(axes, slides, found, strict=True):
         _draw(ax, slide, section, tiles=tiles)

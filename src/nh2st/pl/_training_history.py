@@ -59,8 +59,7 @@ def training_history(
     ------
     ValueError
         If there is no history, or several models were trained on the data.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------

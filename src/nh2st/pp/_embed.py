@@ -40,13 +40,13 @@ def embed(
     patch_um: float = PATCH_UM,
     patch_px: int = PATCH_PX,
     batch_size: int = 64,
-    mpp: Mpp = None,
     device: str = "auto",
     precision: InferencePrecision = "auto",
     client: Any = None,
     overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    mpp: Mpp = None,
     table_key: str | None = None,
     image_key: ImageKey = None,
     shapes_key: str | None = None,
@@ -73,7 +73,6 @@ def embed(
         Side of the patches in pixels, after resampling.
     batch_size
         Patches per step; does not change the result.
-    %(mpp)s
     %(device)s
     precision
         ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device; or, on a CPU, ``"int8"`` for 8-bit
@@ -84,6 +83,7 @@ def embed(
         Replace embeddings of this name that this package did not write.
     %(sections)s
     %(spots)s
+    %(mpp)s
     %(elements)s
 
     Returns

@@ -45,9 +45,7 @@ def estimate_mpp(
         hexagonal arrays, as on Visium slides.
     overwrite
         Replace scales that were given and differ from the estimate.
-    %(sections)s
-    %(spots)s
-    %(elements)s
+    %(selection)s
 
     Returns
     -------

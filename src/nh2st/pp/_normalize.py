@@ -23,11 +23,11 @@ def normalize(
     *,
     target: Literal["default", "paper"] = "default",
     genes: Sequence[str] | None = None,
-    layer: str | None = None,
     key_added: str = TARGET_LAYER,
     overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    layer: str | None = None,
     table_key: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
@@ -42,13 +42,13 @@ def normalize(
         array window, self included (self and the six neighbours on hexagonal arrays).
     genes
         Panel of the ``"paper"`` target; the genes marked by :func:`nh2st.pp.select_genes` where absent.
-    %(layer)s
     key_added
         Layer to write.
     overwrite
         Replace a layer of this name that is not normalised expression of this package, with all that belongs to it.
     %(sections)s
     %(spots)s
+    %(layer)s
     %(table_key)s
     %(copy)s
 

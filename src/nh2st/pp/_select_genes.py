@@ -20,10 +20,10 @@ def select_genes(
     *,
     method: RankingMethod = "mean_count",
     genes: Sequence[str] | None = None,
-    layer: str | None = None,
     overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    layer: str | None = None,
     table_key: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
@@ -44,12 +44,12 @@ def select_genes(
     genes
         The genes themselves, in which case `n_genes` and `method` do not matter; named as in ``var_names``, or as in
         another column of ``var``, such as ``gene_ids``.
-    %(layer)s
     overwrite
         Replace a column ``nh2st_gene`` that is not boolean, which this package did not write.
     sections
         Sections on which the genes are chosen; all where absent.
     %(spots)s
+    %(layer)s
     %(table_key)s
     %(copy)s
 

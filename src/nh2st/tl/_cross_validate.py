@@ -39,9 +39,9 @@ def cross_validate(
     folder: str | Path | None = None,
     key_added: str = CROSS_VALIDATION,
     overwrite: bool = False,
-    layer: str | None = None,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    layer: str | None = None,
     table_key: str | None = None,
     image_key: ImageKey = None,
     shapes_key: str | None = None,
@@ -84,9 +84,9 @@ def cross_validate(
         Name of the layer with the predictions.
     overwrite
         Replace layers of this name that were not written by this package.
-    %(layer)s
     %(sections)s
     %(spots)s
+    %(layer)s
     %(elements)s
     **training
         Further settings of :func:`nh2st.tl.train`, such as ``max_epochs=20``, ``fine_tune="none"`` or ``device="cpu"``;

@@ -25,9 +25,9 @@ def evaluate(
     data: Data,
     key: str = PREDICTION,
     *,
-    layer: str | None = None,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    layer: str | None = None,
     table_key: str | None = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
@@ -45,10 +45,10 @@ def evaluate(
     data
         SpatialData or AnnData with predictions and counts, or a list or dictionary of them.
     %(key)s
-    %(layer)s
     sections
         Sections to evaluate; all that were predicted where absent.
     %(spots)s
+    %(layer)s
     %(table_elements)s
 
     Returns

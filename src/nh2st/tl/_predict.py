@@ -94,9 +94,7 @@ def predict(
     client
         A ``dask.distributed.Client``, whose workers share the work: each loads the model once, and reads the images
         itself, which therefore are to be where all workers see them. Pieces of lost workers are done again.
-    %(sections)s
-    %(spots)s
-    %(elements)s
+    %(selection)s
 
     Returns
     -------

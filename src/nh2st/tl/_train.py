@@ -50,9 +50,9 @@ def train(
     init_from: Model | str | Path | None = None,
     resume_from: str | Path | None = None,
     checkpoint_dir: str | Path | None = None,
-    layer: str | None = None,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    layer: str | None = None,
     table_key: str | None = None,
     image_key: ImageKey = None,
     shapes_key: str | None = None,
@@ -135,9 +135,9 @@ def train(
     checkpoint_dir
         Folder for ``best.safetensors`` (the best model so far) and ``last.ckpt``. Where absent, a temporary folder,
         named in the log, which is removed when training is done.
-    %(layer)s
     %(sections)s
     %(spots)s
+    %(layer)s
     %(elements)s
 
     Returns
