@@ -145,12 +145,7 @@ class Encoder(nn.Module):
         return self.model.forward_features(self._normalize(images))
 
     def maps(self, images: Tensor) -> Tensor:
-        """Encode patches to maps, whatever the encoder is.
-
-        Parameters
-        ----------
-        images
-            As for :meth:`forward`.
+        """Encode patches (as :meth:`forward`) to maps, whatever the encoder is.
 
         Returns
         -------
