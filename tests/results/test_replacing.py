@@ -273,3 +273,13 @@ def test_a_namespace_of_the_user_is_said(make_sdata):
     sdata["table"].uns["nh2st"] = "mine"
     with pytest.raises(ValueError, match=r"uns\['nh2st'\] was not written by nh2st.*Rename it"):
         nh.pp.normalize(sdata)
+
+
+def test_results_in_a_view_leave_the_table_alone(full, contents, same):
+    table = full["table"]
+    before = contents(table.copy())
+    view = table[::2]
+    nh.pp.normalize(view, key_added="folds", overwrite=True)
+    assert view.uns["nh2st"]["folds"]["kind"] == "normalized"
+    assert "folds_ridge" not in view.layers
+    same(contents(table), before)

@@ -11,7 +11,7 @@ from anndata import AnnData
 from nh2st._results._kinds import EVALUATION, Place, evaluation_places
 from nh2st._results._names import check_name, same_but_for_case
 from nh2st._results._records import owners_of, provenance_of
-from nh2st._results._replacing import drop
+from nh2st._results._replacing import detach, drop
 from nh2st._sections import Spots, tables_of
 
 EVALUATION_BY_SECTION = "evaluation_by_section"
@@ -56,6 +56,7 @@ def _check_place(table: AnnData, place: Place, *, overwrite: bool) -> None:
 
 def forget_evaluation(table: AnnData, key: str) -> None:
     """Take away earlier scores of these predictions, so that none of another evaluation is left beside new ones."""
+    detach(table)
     record = provenance_of(table, key)
     for place in evaluation_places(key):
         drop(table, place)

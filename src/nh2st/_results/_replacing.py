@@ -121,11 +121,19 @@ def make_room(table: AnnData, key: str, kind: Kind) -> None:
 
     What is there was found replaceable before, by :func:`check_replaceable`.
     """
+    detach(table)
     remove(table, key)
     for place in kind.places(key):
         for owner in owners_of(table, place):
             _take_from(table, owner, place)
         drop(table, place)
+
+
+def detach(table: AnnData) -> None:
+    """Make a table of its own of a view, whose records are those of the table that it is a view of."""
+    if table.is_view:
+        # Any assignment makes a copy of all of it.
+        table.obs = table.obs.copy()
 
 
 def remove(table: AnnData, key: str) -> None:
