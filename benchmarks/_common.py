@@ -37,8 +37,8 @@ def made_up_spots(n_spots: int, patch_px: int, n_genes: int, *, n_sections: int 
     row, col = np.divmod(np.arange(side * side), side)
     steps = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
     y, x = (axis[:, None] + np.array([step[n] for step in steps]) for n, axis in enumerate((row, col)))
-    one = np.where((y >= 0) & (y < side) & (x >= 0) & (x < side), y * side + x, -1)
-    neighbors = np.concatenate([np.where(one >= 0, one + n * side * side, -1) for n in range(n_sections)])
+    around = np.where((y >= 0) & (y < side) & (x >= 0) & (x < side), y * side + x, -1)
+    neighbors = np.concatenate([np.where(around >= 0, around + n * side * side, -1) for n in range(n_sections)])
     total = n_sections * side * side
     return MadeUpSpots(
         images=rng.integers(0, 256, (total, patch_px, patch_px, 3), dtype=np.uint8),

@@ -28,18 +28,12 @@ from scipy.stats import norm
 from spatialdata import SpatialData
 
 import nh2st as nh
+from nh2st._keys import BASELINE_NAMES
 
 N_GENES = 250
 SHARES = (0.5, 0.8, 0.95)
 KEPT = ("pearson", "spearman", "mse", "auc", "ceiling", "ssim")
 CONTEXT, PAPER = "context", "paper, frozen"
-BASELINES = (
-    "colour and texture",
-    "ridge",
-    "ridge + neighbours",
-    "ridge + neighbours, standardised",
-    "ridge + neighbours + 2x, standardised",
-)
 
 
 @dataclass(frozen=True)
@@ -157,7 +151,7 @@ def run(
             seconds = (time.monotonic() - started) / scores["fold"].nunique()
             scores = scores[scores["metric"].isin(KEPT) & (scores["gene"] != "")]
             scores = scores.assign(scheme=name, encoder=encoder, seed=seed, seconds=seconds)
-            scores["model"] = scores["model"].replace("model", network.name)
+            scores["model"] = scores["model"].replace({**BASELINE_NAMES, "model": network.name})
             temporary = path.with_suffix(".tmp")
             scores.to_csv(temporary, index=False)
             temporary.rename(path)
@@ -229,7 +223,7 @@ def _table(scores: pd.DataFrame) -> pd.DataFrame:
             "of ceiling": of_sections.mean() / _ceiling(scores),
             "smoothed truth": _pearson(part, "smoothed").groupby("section")["value"].mean().mean(),
             "seeds": len(raw),
-            "s a fold": part["seconds"].mean() if model not in BASELINES else np.nan,
+            "s a fold": part["seconds"].mean() if model not in BASELINE_NAMES.values() else np.nan,
         }
     return pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
 
@@ -244,7 +238,7 @@ def _comparisons(scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     averaged = scores.groupby(["section", "gene", "model", "truth", "metric"], sort=False)["value"].mean().reset_index()
     for other in averaged["model"].unique():
-        if other in (CONTEXT, "training mean"):
+        if other in (CONTEXT, BASELINE_NAMES["training_mean"]):
             continue
         row = nh.tl.compare(averaged, CONTEXT, other).loc["all"]
         rows.append(
@@ -326,8 +320,8 @@ def _predicted(sdata: SpatialData, sections: list[str]) -> np.ndarray:
 
 def _raw_pearson(sdata: SpatialData, sections: list[str]) -> float:
     """Mean over genes of the correlation of the predictions with raw truth."""
-    scores = nh.tl.evaluate(sdata, sections=sections)
-    return float(scores.loc[(scores["model"] == "model") & (scores["truth"] == "raw"), "pearson"].mean())
+    scores = _pearson(nh.tl.evaluate(sdata, sections=sections))
+    return float(scores.loc[(scores["model"] == "model") & (scores["gene"] != ""), "value"].mean())
 
 
 def _dense(values: Any) -> np.ndarray:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import numpy as np
 import torch
@@ -18,13 +17,14 @@ from _common import describe_machine, print_table
 from _released import BATCH_SIZE, released_forward
 
 import nh2st as nh
-from nh2st._expression import Target, choose_genes, read_counts
+from nh2st._estimators import Patches, TrainingSpots, joined_neighbors, section_numbers
+from nh2st._expression import Target, choose_genes, read_counts, target_values
 from nh2st._metrics import mean_over_genes, pearson
 from nh2st._patches import stack_patches
 from nh2st._sections import find_sections, patch_windows
+from nh2st._space import neighborhood
+from nh2st._torch import channel_first
 from nh2st.nn import NH2ST, NetworkConfig, collate, random_dihedral, spatial_batches, training_step
-from nh2st.nn._images import channel_first
-from nh2st.tl._training._spots import TrainingSpots, prepare
 
 
 def main() -> None:
@@ -67,10 +67,21 @@ def load(options: argparse.Namespace) -> TrainingSpots:
     her2st = options.data == "her2st"
     sdata = nh.datasets.her2st(["B4", "C2", "C3", "C4"]) if her2st else nh.datasets.synthetic(5)
     sections = find_sections(sdata)
-    genes = choose_genes([read_counts(section, None) for section in sections[:-1]], 250 if her2st else 60)
-    windows = [patch_windows(one, patch_um=112, patch_px=options.patch_px) for one in sections]
-    images = [one.image for one in sections]
-    return prepare(sections, genes, Target.named("default"), None, partial(stack_patches, images, windows))
+    counts = [read_counts(section, None) for section in sections]
+    genes = choose_genes(counts[:-1], 250 if her2st else 60)
+    expression = np.concatenate([target_values(part, genes, Target.named("default")) for part in counts])
+    windows = [patch_windows(section, patch_um=112, patch_px=options.patch_px) for section in sections]
+    section = section_numbers([len(part) for part in windows])
+    return TrainingSpots(
+        images=Patches(stack_patches([section.image for section in sections], windows)),
+        expression=expression,
+        labels=expression,
+        neighbors=joined_neighbors([neighborhood(section.grid) for section in sections]),
+        coordinates=np.concatenate([section.xy for section in sections]),
+        section=section,
+        group=section,
+        overlap=np.zeros(len(section)),
+    )
 
 
 def new_network(options: argparse.Namespace, spots: TrainingSpots, used: np.ndarray) -> NH2ST:
@@ -89,7 +100,7 @@ def train_released(
     generator = torch.Generator().manual_seed(seed)
 
     def step(targets: np.ndarray) -> None:
-        batch = collate(targets, neighbors, spots.images, spots.expression)
+        batch = collate(targets, neighbors, spots.images.values, spots.expression)
         batch.images = random_dihedral(channel_first(batch.images), generator)
         losses = network.losses(released_forward(network, batch), batch)
         optimizer.zero_grad()
@@ -115,7 +126,7 @@ def train_nh2st(network: NH2ST, spots: TrainingSpots, used: np.ndarray, seconds:
     )
 
     def step(targets: np.ndarray) -> None:
-        batch = collate(targets, neighbors, spots.images, spots.expression, closed=True)
+        batch = collate(targets, neighbors, spots.images.values, spots.expression, closed=True)
         training_step(network, batch, optimizer, generator=generator)
         progress.step()
 
@@ -145,7 +156,7 @@ def until(step: Callable[[np.ndarray], None], batches: Iterator[np.ndarray], sec
 
 def held_out_pearson(network: NH2ST, spots: TrainingSpots, test: np.ndarray) -> float:
     """Mean over genes of the correlation on the held-out section."""
-    parts = np.array_split(spots.images[test], 8)
+    parts = np.array_split(spots.images.values[test], 8)
     predicted = np.concatenate([network.predict(torch.from_numpy(part)).numpy() for part in parts])
     return mean_over_genes(pearson(spots.expression[test], predicted))
 

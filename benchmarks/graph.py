@@ -50,7 +50,7 @@ def compare(title: str, tables: list[AnnData], ours: Callable, theirs: Callable)
         graph = table.obsp.pop("spatial_connectivities")
         seconds_squidpy = timed(theirs, table)
         same = (graph != table.obsp["spatial_connectivities"]).nnz == 0
-        seconds_network = timed(lambda data: [neighborhood(one.grid) for one in find_spots(data)], table)
+        seconds_network = timed(lambda data: [neighborhood(spots.grid) for spots in find_spots(data)], table)
         rows.append(
             [
                 f"{table.n_obs:,}",

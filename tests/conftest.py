@@ -46,6 +46,18 @@ def data_dir() -> Path:
 
 
 @pytest.fixture
+def by_gene() -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Turn tidy scores into a row for each section, gene, model and truth, with a column for each metric."""
+
+    def wide(scores: pd.DataFrame) -> pd.DataFrame:
+        genes = scores[scores["gene"] != ""]
+        labels = [name for name in ("fold", "section", "gene", "model", "truth") if name in genes]
+        return genes.pivot(index=labels, columns="metric", values="value").rename_axis(columns=None).reset_index()
+
+    return wide
+
+
+@pytest.fixture
 def make_sdata() -> Callable[..., SpatialData]:
     """Build a SpatialData of square ST-like sections, `side` x `side` spots each, 1 um per pixel."""
     return build_sdata

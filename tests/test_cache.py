@@ -267,8 +267,8 @@ def share(folder: Path, limit: int, seed: int, problems: multiprocessing.Queue) 
             number = int(rng.integers(6))
             array = get({"number": number}, Computed(numbers(number, (40, 50))))
             held = [*held[-5:], (number, array)]
-            for one, kept in held:
-                np.testing.assert_array_equal(kept, numbers(one, (40, 50)))
+            for earlier, kept in held:
+                np.testing.assert_array_equal(kept, numbers(earlier, (40, 50)))
     except BaseException as error:
         problems.put(repr(error))
         raise

@@ -4,8 +4,10 @@ import logging
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,19 @@ def test_import_loads_the_standard_library_alone(statement):
 
 def test_command_line_help_loads_little():
     assert modules_after("import nh2st._cli").isdisjoint({"torch", "spatialdata", "anndata", "lightning", "matplotlib"})
+
+
+@pytest.mark.parametrize("room", ["_inference", "_patches", "_expression", "models", "nn"])
+def test_rooms_below_the_sections_do_without_spatialdata(room):
+    assert modules_after(f"import nh2st.{room}").isdisjoint({"spatialdata", "lightning", "matplotlib"})
+
+
+def test_the_network_loads_neither_tables_nor_slides():
+    assert modules_after("import nh2st.nn").isdisjoint({"anndata", "scanpy", "pandas", "xarray", "zarr", "dask"})
+
+
+def test_models_need_no_spatial_data():
+    assert modules_after("import nh2st.models").isdisjoint({"spatialdata", "scanpy", "lightning", "matplotlib"})
 
 
 def test_modules_are_loaded_when_asked_for():
@@ -67,3 +82,12 @@ def test_verbosity(capsys):
 def test_unknown_verbosity():
     with pytest.raises(ValueError, match="verbosity must be one of 'error', 'warning', 'info', 'debug', not 'loud'"):
         nh.settings.verbosity = "loud"
+
+
+def test_all_addresses_of_the_project_begin_with_its_home():
+    path = Path(__file__).parents[1] / "pyproject.toml"
+    if not path.is_file():
+        pytest.skip("no checkout")
+    urls = tomllib.loads(path.read_text())["project"]["urls"]
+    assert set(urls) == {"Changelog", "Documentation", "Homepage", "Source"}
+    assert all(url.startswith(urls["Homepage"]) for url in urls.values())

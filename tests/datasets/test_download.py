@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import nh2st as nh
-from nh2st.datasets import _files
+from nh2st.datasets import _section_files
 
 
 @dataclass
@@ -47,7 +47,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.delenv("NH2ST_DATA_DIR", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(nh.settings, "cache_dir", tmp_path / "cache")
-    monkeypatch.setattr(_files, "BASE_URL", f"http://127.0.0.1:{httpd.server_port}")
+    monkeypatch.setattr(_section_files, "BASE_URL", f"http://127.0.0.1:{httpd.server_port}")
     yield state
     httpd.shutdown()
     httpd.server_close()
@@ -66,8 +66,10 @@ def published(server: Server, her2st_repository: Path, monkeypatch: pytest.Monke
         content = (her2st_repository / path).read_bytes()
         server.files[f"/owner/her2st/abc/{path}"] = content
         sha256 = hashlib.sha256(content).hexdigest()
-        registry[kind] = _files.RemoteFile("her2st", "Q1", kind, "owner/her2st", "abc", path, sha256, str(len(content)))
-    monkeypatch.setattr(_files, "registry", lambda _: {"Q1": registry})
+        registry[kind] = _section_files.RemoteFile(
+            "her2st", "Q1", kind, "owner/her2st", "abc", path, sha256, str(len(content))
+        )
+    monkeypatch.setattr(_section_files, "registry", lambda _: {"Q1": registry})
     return server
 
 
@@ -133,7 +135,7 @@ def test_bad_download_is_said_and_leaves_nothing(
 
 
 def test_offline(published: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_files, "BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(_section_files, "BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(ConnectionError, match=r"Could not download http://127.0.0.1:9/.*put .* \(sha256 .*\) at "):
         nh.datasets.her2st("Q1")
     assert cached() == []
@@ -161,7 +163,7 @@ def test_checksums_are_those_of_the_real_files(
 
     local = getattr(_spatial_transcriptomics, layout).find(Path(folder), section)
     server = request.getfixturevalue("server")
-    for kind, file in _files.registry(dataset)[section].items():
+    for kind, file in _section_files.registry(dataset)[section].items():
         content = local[kind].read_bytes()
         zipped = local[kind].suffix == ".gz" and not file.path.endswith(".gz")
         server.files[f"/{file.repository}/{file.commit}/{file.path}"] = gzip.decompress(content) if zipped else content

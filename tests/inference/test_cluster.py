@@ -144,10 +144,10 @@ def test_results_of_the_context_network_are_those_of_one_process(sdata, context_
 def test_several_objects_and_an_image_in_memory(sdata, make_sdata, model, client):
     other = make_sdata(("X",), side=3, seed=1)
     nh.tl.predict([sdata, other], model, batch_size=BATCH)
-    here = [results(one)["nh2st"] for one in (sdata, other)]
+    here = [results(sections)["nh2st"] for sections in (sdata, other)]
     nh.tl.predict([sdata, other], model, batch_size=BATCH, client=client)
-    for one, expected in zip((sdata, other), here, strict=True):
-        np.testing.assert_array_equal(results(one)["nh2st"], expected)
+    for sections, expected in zip((sdata, other), here, strict=True):
+        np.testing.assert_array_equal(results(sections)["nh2st"], expected)
 
 
 def test_embeddings_are_those_of_one_process(sdata, client, monkeypatch, tmp_path):

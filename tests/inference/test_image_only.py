@@ -88,7 +88,7 @@ def test_a_context_model_sees_the_tiles_around(make_slide, context_model, tissue
     tokens = network.reduction.tokens([features_by_hand(network, glass, centers, side) for side in (32, 64)])
     around = cKDTree(centers).query_ball_point(centers, 1.6 * 40)
     nodes = [[spot, *(other for other in others if other != spot)] for spot, others in enumerate(around)]
-    assert sorted({len(one) for one in nodes})[-1] == 9 > min(map(len, nodes))
+    assert sorted({len(row) for row in nodes})[-1] == 9 > min(map(len, nodes))
     for spot, node in enumerate(nodes):
         batch = nh.nn.NeighborBatch(
             torch.from_numpy(tokens), torch.zeros(len(tokens), 8), torch.tensor([node]), torch.ones(1, len(node)).bool()
@@ -207,12 +207,12 @@ def test_a_failure_leaves_what_was_there(make_slide, model, monkeypatch):
     laid, foreign = make_slide(), make_slide()
     nh.pp.tissue_tiles(laid)
     foreign["nh2st_tiles"] = ShapesModel.parse(np.array([[3.0, 4.0]]), geometry=0, radius=1.0)
-    before = [dict(one.shapes) | dict(one.tables) for one in (laid, foreign)]
+    before = [dict(data.shapes) | dict(data.tables) for data in (laid, foreign)]
     fail_to_read(monkeypatch, "slide")
     with pytest.raises(OSError, match="could not be read"):
         nh.tl.predict([laid, foreign], model, overwrite=True)
-    for one, elements in zip((laid, foreign), before, strict=True):
-        after = dict(one.shapes) | dict(one.tables)
+    for data, elements in zip((laid, foreign), before, strict=True):
+        after = dict(data.shapes) | dict(data.tables)
         assert after.keys() == elements.keys()
         assert all(after[name] is element for name, element in elements.items())
     assert laid["nh2st"].n_vars == 0
@@ -295,7 +295,7 @@ def test_maps_are_drawn(make_slide, model):
     sdata = make_slide()
     nh.tl.predict(sdata, model)
     axes = nh.pl.spatial_genes(sdata, ["gene1", "gene2"], show=False)
-    drawn = [one.get_array() for ax in np.ravel(axes) for one in ax.collections]
+    drawn = [tiles.get_array() for ax in np.ravel(axes) for tiles in ax.collections]
     for gene in ("gene1", "gene2"):
         expected = sdata["nh2st"][:, gene].layers["nh2st"].ravel()
         assert any(values is not None and np.array_equal(np.sort(values), np.sort(expected)) for values in drawn)

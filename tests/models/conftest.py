@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import nh2st as nh
+from nh2st._estimators import Baselines
 from nh2st._expression import Target
-from nh2st.models._baselines import Baselines
 
 
 @functools.cache

@@ -89,24 +89,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 def content(server: Server, model: nh.models.Model, tmp_path: Path) -> bytes:
     """The file of the registered model, which the server has."""
     content = model.save(tmp_path / FILE, inference_only=True).read_bytes()
-    entry = {
-        "name": NAME,
-        "organism": "Mus musculus",
-        "tissue": "olfactory bulb",
-        "assay": "Spatial Transcriptomics",
-        "sections": ["A", "B"],
-        "n_genes": 8,
-        "encoder": "test_efficientnet",
-        "target": "default",
-        "patch_um": 32.0,
-        "patch_px": 32,
-        "pearson": 0.25,
-        "ridge_pearson": 0.2,
-        "validation": "2 folds, each one section",
-        "licence": "BSD-3-Clause",
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
+    entry = json.loads((Path(__file__).parent / "entry.json").read_text())
+    entry |= {"name": NAME, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (tmp_path / "registry.json").write_text(json.dumps([entry]))
     server.content = content
     assert len(content) > 4 * CHUNK

@@ -63,7 +63,7 @@ def test_folders_are_made_and_files_replaced(model, tmp_path):
     path = tmp_path / "new" / "folder" / "model.safetensors"
     for _ in range(2):
         assert model.save(str(path)) == path
-    assert [one.name for one in path.parent.iterdir()] == ["model.safetensors"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("place", ["a folder", "below a file", "a full disk"])
@@ -85,7 +85,7 @@ def test_places_that_cannot_be_written(model, tmp_path, monkeypatch, place):
         monkeypatch.setattr("nh2st.models._file.save_file", full)
     with pytest.raises(OSError, match="model could not be written to .*place.*name another file"):
         model.save(path)
-    assert [one.name for one in tmp_path.iterdir()] == ["place"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["place"]
     assert place == "a folder" or (tmp_path / "place").read_text() == "mine"
 
 

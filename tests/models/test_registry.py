@@ -19,22 +19,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def entries(count: int = 1) -> list[dict[str, Any]]:
+    entry = json.loads((Path(__file__).parent / "entry.json").read_text())
     return [
-        {
+        entry
+        | {
             "name": f"tiny-{number}",
-            "organism": "Mus musculus",
-            "tissue": "olfactory bulb",
-            "assay": "Spatial Transcriptomics",
-            "sections": ["A", "B"],
-            "n_genes": 8,
-            "encoder": "test_efficientnet",
-            "target": "default",
             "patch_um": 16.0 if number else None,
-            "patch_px": 32,
-            "pearson": 0.25,
-            "ridge_pearson": 0.2,
-            "validation": "2 folds, each one section",
-            "licence": "BSD-3-Clause",
             "bytes": 1000 + number,
             "sha256": f"{number}" * 64,
         }
@@ -54,6 +44,7 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "empty").mkdir()
     monkeypatch.setattr(_registry, "REGISTRY_FILE", path)
     monkeypatch.setattr(_registry, "CHECKOUT", tmp_path / "no checkout")
+    monkeypatch.setattr(_registry, "metadata", lambda _: Message())
     monkeypatch.setattr(nh.settings, "cache_dir", tmp_path / "cache")
     monkeypatch.delenv("NH2ST_WEIGHTS_URL", raising=False)
     monkeypatch.chdir(tmp_path / "empty")
@@ -248,6 +239,16 @@ def test_the_address_comes_from_the_project(monkeypatch, source):
     assert _registry.weights_url() == "https://mirror.org/a"
     monkeypatch.setattr(nh.settings, "weights_url", "https://mirror.org/b")
     assert _registry.weights_url() == "https://mirror.org/b"
+
+
+def test_nothing_is_downloaded_from_a_project_without_a_home(registered, monkeypatch):
+    message = Message()
+    message["Project-URL"] = f"Source, https://{_registry.NO_HOME}/nh2st"
+    monkeypatch.setattr(_registry, "metadata", lambda _: message)
+    assert _registry.weights_url() is None
+    assert nh.models.available().loc["tiny-0", "card"] == "docs/models/tiny-0.md"
+    with pytest.raises(FileNotFoundError, match="no address to download it from is known"):
+        nh.models.load("tiny-0")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import nh2st as nh
 from nh2st.nn import NH2ST, NetworkConfig
-from nh2st.nn._released import _released_names
+from nh2st.nn._released_weights import _released_names
 
 GENES = [f"gene{i}" for i in range(5)]
 CONFIG = NetworkConfig(n_genes=5, encoder="resnet18", patch_px=64, width=16, depth=2, heads=8, mlp_ratio=2.0)

@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from scipy.special import log_softmax
 
 import nh2st.nn as nn_
+from nh2st.nn._attention import CrossAttentionEncoder
 
 
 @pytest.mark.parametrize(("heads", "n_query", "n_context"), [(1, 1, 1), (1, 3, 5), (4, 1, 1), (4, 3, 5)])
 def test_block_equals_torch_attention(heads: int, n_query: int, n_context: int):
     width = 16
-    encoder = nn_.CrossAttentionEncoder(width, heads=heads, mlp_ratio=2).eval()
+    encoder = CrossAttentionEncoder(width, heads=heads, mlp_ratio=2).eval()
     query, context = torch.randn(2, n_query, width), torch.randn(2, n_context, width)
     weights = encoder.state_dict()
     attention = torch.nn.MultiheadAttention(width, heads, bias=False, batch_first=True)
@@ -28,7 +29,7 @@ def test_block_equals_torch_attention(heads: int, n_query: int, n_context: int):
 
 
 def test_single_head_has_no_output_projection():
-    names = nn_.CrossAttentionEncoder(16, heads=1).state_dict()
+    names = CrossAttentionEncoder(16, heads=1).state_dict()
     assert not any("project" in name for name in names)
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from skimage.color import hed2rgb, rgb2hed
 
+from nh2st._torch import dihedral
 from nh2st.nn import random_stain
-from nh2st.nn._images import dihedral
 
 
 def _images(value: int) -> torch.Tensor:
@@ -64,7 +64,7 @@ def test_colours_that_no_dye_has_are_clipped():
 
 def test_stain_is_the_same_in_any_layout_and_precision():
     images = _tissue(3)
-    stained = [random_stain(one, 0.2, torch.Generator().manual_seed(1)) for one in (images, images.contiguous())]
+    stained = [random_stain(given, 0.2, torch.Generator().manual_seed(1)) for given in (images, images.contiguous())]
     with torch.autocast("cpu", torch.bfloat16):
         stained.append(random_stain(images, 0.2, torch.Generator().manual_seed(1)))
     assert stained[0].dtype == torch.uint8
@@ -95,6 +95,6 @@ def test_dihedral_yields_each_of_the_eight_elements_once():
     ]
     yielded = [turned.numpy() for turned in dihedral(images)]
     assert len(yielded) == 8
-    assert {one.tobytes() for one in map(np.ascontiguousarray, yielded)} == {
-        one.tobytes() for one in map(np.ascontiguousarray, elements)
+    assert {turned.tobytes() for turned in map(np.ascontiguousarray, yielded)} == {
+        turned.tobytes() for turned in map(np.ascontiguousarray, elements)
     }

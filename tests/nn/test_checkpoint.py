@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from nh2st.nn._encoder_weights import read_tensors
+from nh2st._torch import read_tensors
 
 FORMATS = {"zip": True, "before 1.6": False}
 

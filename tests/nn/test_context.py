@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import nh2st.nn as nn_
+from nh2st.nn._context_member import MemberOutput
 
 N_GENES, COMPONENTS = 12, 6
 
@@ -84,7 +85,7 @@ def test_std_joins_the_spread_of_the_members_and_the_residual(spots):
     spread, residual = np.linspace(0.5, 3, N_GENES), np.linspace(0, 2, N_GENES)
     network.set_output(torch.zeros(N_GENES), torch.tensor(spread))
     with torch.no_grad():
-        members = np.stack([one.signal.numpy() * spread for one in network(batch)])
+        members = np.stack([member.signal.numpy() * spread for member in network(batch)])
     assert members.std(axis=0).min() > 0, "members start differently"
     network.set_residual(torch.zeros(N_GENES))
     np.testing.assert_allclose(network.predict_with_std(batch).std, members.std(axis=0), rtol=1e-4)
@@ -113,7 +114,7 @@ def test_fit_is_the_mean_over_members_of_the_error_of_standardised_expression(sp
     network.set_output(torch.full((N_GENES,), 9.0), torch.full((N_GENES,), 9.0))
     output = network(batch)
     losses = network.losses(output, batch)
-    errors = [((one.signal.detach().numpy() - spots["expression"][targets]) ** 2).mean() for one in output]
+    errors = [((member.signal.detach().numpy() - spots["expression"][targets]) ** 2).mean() for member in output]
     np.testing.assert_allclose(losses["mse"].detach(), np.mean(errors), rtol=1e-5)
     torch.testing.assert_close(losses["loss"], 3 * losses["mse"])
 
@@ -140,11 +141,11 @@ def test_count_likelihood_without_counts_is_refused(spots, absent):
         network.losses(network(batch), replace(batch, **{absent: None}))
 
 
-def _expected_contrast(output: list[nn_.MemberOutput], image: str, gene: str, related: np.ndarray) -> float:
+def _expected_contrast(output: list[MemberOutput], image: str, gene: str, related: np.ndarray) -> float:
     """Mean over members of the cross-entropy of each spot against all that are not related to it, both ways."""
     losses = []
-    for one in output:
-        rows = [getattr(one, name).detach().numpy().astype(float) for name in (image, gene)]
+    for member in output:
+        rows = [getattr(member, name).detach().numpy().astype(float) for name in (image, gene)]
         images, genes = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in rows)
         for logits in (images @ genes.T / 0.05, genes @ images.T / 0.05):
             for i in range(len(logits)):
@@ -181,14 +182,14 @@ def test_contrastive_terms_leave_out_spots_that_show_the_same_tissue(spots, over
 @torch.no_grad()
 def test_embeddings_are_those_of_the_spot_and_of_its_neighborhood(spots):
     network, batch = _network(query_weight=1.0).train(), nn_.collate(np.array([12, 0, 7]), **spots)
-    for member, one in zip(network.members, network(batch), strict=True):
+    for member, found in zip(network.members, network(batch), strict=True):
         genes = member.genes(batch.expression)[batch.nodes]
         around = [embedded[1:][present[1:]] for embedded, present in zip(genes, batch.mask, strict=True)]
         means = [neighbors.mean(0) for neighbors in around]
-        torch.testing.assert_close(member.head(one.image), one.signal)
-        torch.testing.assert_close(one.gene, genes[:, 0])
-        torch.testing.assert_close(one.neighbor_image, member.neighbors(batch.images[batch.nodes], batch.mask))
-        torch.testing.assert_close(one.neighbor_gene, torch.stack(means))
+        torch.testing.assert_close(member.head(found.image), found.signal)
+        torch.testing.assert_close(found.gene, genes[:, 0])
+        torch.testing.assert_close(found.neighbor_image, member.neighbors(batch.images[batch.nodes], batch.mask))
+        torch.testing.assert_close(found.neighbor_gene, torch.stack(means))
 
 
 @torch.no_grad()
@@ -256,8 +257,8 @@ def test_everything_that_a_prediction_needs_is_in_the_state(spots, likelihood):
     again = nn_.create_network(nn_.NetworkConfig.from_dict(network.config.to_dict()), encoder_weights=None)
     again.load_state_dict(network.state_dict())
     batch = nn_.collate(np.arange(3), **spots)
-    for one, other in zip(again.predict_with_std(batch), network.predict_with_std(batch), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    for loaded, other in zip(again.predict_with_std(batch), network.predict_with_std(batch), strict=True):
+        torch.testing.assert_close(loaded, other, rtol=0, atol=0)
     assert again.n_features == 2 * again.encoder.n_features
     torch.testing.assert_close(again.reduction.components, network.reduction.components)
 

@@ -18,8 +18,8 @@ def _embeddings() -> tuple[np.ndarray, np.ndarray]:
 
 def _related(*pairs: tuple[int, int]) -> np.ndarray:
     related = np.zeros((N_SPOTS, N_SPOTS), bool)
-    for one, other in pairs:
-        related[one, other] = related[other, one] = True
+    for spot, other in pairs:
+        related[spot, other] = related[other, spot] = True
     return related
 
 

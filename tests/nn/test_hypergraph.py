@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-import nh2st.nn as nn_
+from nh2st.nn._hyperedges import hyperedge_incidence, propagation
+from nh2st.nn._hypergraph_conv import HypergraphConv
 
 
 def _similarity(n: int, seed: int = 0) -> torch.Tensor:
@@ -17,7 +18,7 @@ def test_hyperedges_hold_the_most_similar_present_nodes():
     mask = torch.ones(3, 9, dtype=torch.bool)
     mask[1, 5:] = False
     mask[2, [1, 2, 3, 4, 5, 6, 8]] = False
-    incidence = nn_.hyperedge_incidence(similarity, mask, k=3).numpy()
+    incidence = hyperedge_incidence(similarity, mask, k=3).numpy()
     for b, present in enumerate(mask.numpy()):
         expected = np.zeros((9, 9))
         for i in np.flatnonzero(present):
@@ -27,14 +28,14 @@ def test_hyperedges_hold_the_most_similar_present_nodes():
 
 
 def test_lone_node_is_its_own_hyperedge():
-    incidence = nn_.hyperedge_incidence(torch.ones(2, 1, 1), torch.ones(2, 1, dtype=torch.bool), k=3)
+    incidence = hyperedge_incidence(torch.ones(2, 1, 1), torch.ones(2, 1, dtype=torch.bool), k=3)
     np.testing.assert_array_equal(incidence, np.ones((2, 1, 1)))
-    np.testing.assert_array_equal(nn_.propagation(incidence), np.ones((2, 1, 1)))
+    np.testing.assert_array_equal(propagation(incidence), np.ones((2, 1, 1)))
 
 
 def test_propagation_rows_average_and_absent_nodes_are_zero():
     mask = torch.tensor([[True] * 4 + [False] * 5])
-    matrix = nn_.propagation(nn_.hyperedge_incidence(_similarity(9)[:1], mask, k=3))[0]
+    matrix = propagation(hyperedge_incidence(_similarity(9)[:1], mask, k=3))[0]
     np.testing.assert_allclose(matrix[:4].sum(1), np.ones(4), rtol=1e-6)
     assert not matrix[4:].any()
     assert not matrix[:, 4:].any()
@@ -48,16 +49,16 @@ def test_convolution_equals_torch_geometric(density: float):
     features = torch.randn(4, 9, 24, generator=generator)
     reference = geometric.HypergraphConv(24, 10)
     reference.bias.data.normal_()
-    layer = nn_.HypergraphConv(24, 10)
+    layer = HypergraphConv(24, 10)
     layer.load_state_dict({"theta.weight": reference.lin.weight, "bias": reference.bias})
     with torch.no_grad():
-        result = layer(features, nn_.propagation(incidence))
+        result = layer(features, propagation(incidence))
         for b in range(4):
             expected = reference(features[b], incidence[b].nonzero().T, num_edges=9).relu()
             torch.testing.assert_close(result[b], expected)
 
 
 def test_projecting_before_gathering_changes_nothing():
-    layer, nodes = nn_.HypergraphConv(6, 4), torch.tensor([[0, 1, 2], [2, 1, 3]])
-    features, matrix = torch.randn(4, 6), nn_.propagation(torch.ones(2, 3, 3))
+    layer, nodes = HypergraphConv(6, 4), torch.tensor([[0, 1, 2], [2, 1, 3]])
+    features, matrix = torch.randn(4, 6), propagation(torch.ones(2, 3, 3))
     torch.testing.assert_close(layer(features, matrix, nodes), layer(features[nodes], matrix))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nh2st.nn import NeighborContext
+from nh2st.nn._neighbor_attention import NeighborContext
 
 N_NODES, N_FEATURES, WIDTH = 9, 6, 8
 PRESENT = torch.tensor([[True] * 9, [True] * 4 + [False] * 5, [True, False] * 4 + [True], [True] * 2 + [False] * 7])
@@ -28,7 +28,7 @@ def _trained(*, learned: bool) -> NeighborContext:
 @pytest.mark.parametrize("learned", [True, False])
 def test_it_starts_as_the_mean_of_the_neighbors_that_are_present(learned):
     context, tokens = NeighborContext(N_FEATURES, WIDTH, heads=2, learned=learned), _tokens()
-    means = np.stack([one[1:][here[1:]].mean(0) for one, here in zip(tokens.numpy(), PRESENT.numpy(), strict=True)])
+    means = np.stack([nodes[1:][here[1:]].mean(0) for nodes, here in zip(tokens.numpy(), PRESENT.numpy(), strict=True)])
     np.testing.assert_allclose(context(tokens, PRESENT), means @ context.value.weight.numpy().T, rtol=1e-4, atol=1e-5)
 
 

@@ -14,6 +14,7 @@ import torch
 
 import nh2st as nh
 import nh2st.nn as nn_
+from nh2st.nn._released_weights import released_state_dict
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -91,7 +92,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     )
     released = {k: _value(k, shape, int(reference["salt"])) for k, shape in _shapes(reference).items()}
     network = nn_.NH2ST(config, encoder_weights=None).eval()
-    network.load_state_dict(nn_.released_state_dict(released))
+    network.load_state_dict(released_state_dict(released))
     images, expression = _inputs(reference)
     spots = np.arange(len(images)).reshape(-1, 9)
     neighbors = np.full((len(images), 8), -1)
@@ -134,7 +135,7 @@ def test_losses(case: Case, name: str):
 
 def test_lightning_prefix_and_unused_layers_make_no_difference(case: Case):
     released = {f"model.{k}": _value(k, (), 0) for k in _shapes(case.reference)}
-    assert nn_.released_state_dict(released).keys() == case.network.state_dict().keys()
+    assert released_state_dict(released).keys() == case.network.state_dict().keys()
 
 
 def test_imported_checkpoint(case: Case, tmp_path: Path):
@@ -153,11 +154,11 @@ def test_one_head_has_no_output_projection(case: Case):
     config = nn_.NetworkConfig(**case.network.config.to_dict() | {"heads": 1, "patch_px": 32})
     released = {k: torch.zeros(()) for k in _shapes(case.reference) if ".to_out." not in k}
     network = nn_.NH2ST(config, encoder_weights=None)
-    assert nn_.released_state_dict(released).keys() == network.state_dict().keys()
+    assert released_state_dict(released).keys() == network.state_dict().keys()
 
 
 def test_incomplete_released_state_lists_names(case: Case):
     released = {k: torch.zeros(()) for k in _shapes(case.reference)}
     del released["fc.bias"]
     with pytest.raises(ValueError, match=r"Missing: fc\.bias\. Unexpected: extra\.weight\."):
-        nn_.released_state_dict(released | {"extra.weight": torch.zeros(())})
+        released_state_dict(released | {"extra.weight": torch.zeros(())})

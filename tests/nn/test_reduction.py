@@ -70,7 +70,7 @@ def test_patch_scales_are_joined():
     reduction.fit([[near, far]])
     joined = _standardized(np.hstack([near, far]))
     _assert_components(reduction.tokens([near, far]), joined, joined)
-    parts = [reduction.part(number, one) for number, one in enumerate((near, far))]
+    parts = [reduction.part(number, features) for number, features in enumerate((near, far))]
     np.testing.assert_allclose(parts[0] + parts[1], reduction.tokens([near, far]), atol=1e-5)
 
 

@@ -33,7 +33,7 @@ def paper_target(values, array, panel):
     values = np.asarray(values, dtype=float)[:, panel]
     totals = values.sum(axis=1, keepdims=True)
     logs = np.log10(1 + 1e4 * values / np.where(totals == 0, 1, totals))
-    return np.array([logs[np.abs(array - one).max(axis=1) <= 1].mean(axis=0) for one in array])
+    return np.array([logs[np.abs(array - place).max(axis=1) <= 1].mean(axis=0) for place in array])
 
 
 @pytest.fixture

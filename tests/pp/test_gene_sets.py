@@ -10,11 +10,11 @@ from scipy.sparse import csr_matrix
 
 import nh2st as nh
 from nh2st._expression import gene_sets, read_counts
-from nh2st._sections import Spots, find_spots
+from nh2st._sections import Selection, Spots, find_spots
 
 
 def counts_of(data, layer=None, **chosen):
-    return [read_counts(section, layer) for section in find_spots(data, **chosen)]
+    return [read_counts(section, layer) for section in find_spots(data, Selection(**chosen))]
 
 
 def gradients(make_grid, strength: np.ndarray, level: np.ndarray, seed: int = 0, side: int = 12) -> Spots:

@@ -113,17 +113,18 @@ def test_moran_finds_spatial_patterns(patterned):
 def test_moran_equals_squidpy(patterned):
     sq = pytest.importorskip("squidpy")
     from nh2st._expression import Target, log_scaled
-    from nh2st._expression._ranking import morans_i
+    from nh2st._expression._ranking import moran_scores
 
     spots = counts_of(patterned)
-    logs = [log_scaled(csr_matrix(patterned.X[one.rows]), None, Target.named("default"), one.name) for one in spots]
+    target = Target.named("default")
+    logs = [log_scaled(csr_matrix(patterned.X[counts.rows]), None, target, counts.name) for counts in spots]
     expected = []
-    for one in spots:
-        section = lognormal(patterned[one.rows].copy())
+    for counts in spots:
+        section = lognormal(patterned[counts.rows].copy())
         sq.gr.spatial_neighbors_grid(section, n_neighs=4)
         sq.gr.spatial_autocorr(section, mode="moran", transformation=False, n_perms=None)
         expected.append(section.uns["moranI"]["I"].reindex(patterned.var_names))
-    np.testing.assert_allclose(morans_i(spots, logs), np.mean(expected, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(moran_scores(spots, logs), np.mean(expected, axis=0), rtol=1e-4)
 
 
 def test_moran_uses_the_graph_that_is_there(patterned):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nh2st._sections import find_spots
-from nh2st._space import SpotGrid, neighborhood, window
+from nh2st._space import SpotGrid, neighborhood, smoothing_window
 
 
 def spots_of(adata):
@@ -145,13 +145,13 @@ def test_real_visium_has_six(visium):
     assert SpotGrid(spots.xy, spots.array).kind == "hexagonal"
     row, col = np.abs(spots.array[:, None] - spots.array).transpose(2, 0, 1)
     adjacent = ((row == 0) & (col == 2)) | ((row == 1) & (col == 1))
-    assert sets(neighborhood(spots.grid)) == [set(np.flatnonzero(one).tolist()) for one in adjacent]
+    assert sets(neighborhood(spots.grid)) == [set(np.flatnonzero(row).tolist()) for row in adjacent]
 
 
 def test_window_is_the_mean_over_the_present_ids(make_grid):
     adata = make_grid("square", 5, 6, jitter=0.1)[np.r_[0:7, 9:30]].copy()
     spots = spots_of(adata)
-    weights = window(spots.grid).toarray()
+    weights = smoothing_window(spots.grid).toarray()
     for i, near in enumerate(array_window(spots.grid.array)):
         expected = np.zeros(len(weights))
         expected[[i, *near]] = 1 / (len(near) + 1)
@@ -160,7 +160,7 @@ def test_window_is_the_mean_over_the_present_ids(make_grid):
 
 def test_window_of_hexagons_is_self_and_neighbors(make_grid):
     spots = spots_of(make_grid("hexagonal"))
-    weights = window(spots.grid).toarray()
+    weights = smoothing_window(spots.grid).toarray()
     for i, near in enumerate(sets(neighborhood(spots.grid))):
         assert set(np.flatnonzero(weights[i])) == near | {i}
     np.testing.assert_allclose(weights.sum(axis=1), 1)
@@ -168,10 +168,10 @@ def test_window_of_hexagons_is_self_and_neighbors(make_grid):
 
 def test_window_without_ids(make_points):
     spots = spots_of(make_points(np.random.default_rng(5).uniform(size=(50, 2))))
-    weights = window(spots.grid)
+    weights = smoothing_window(spots.grid)
     assert (weights.diagonal() > 0).all()
     np.testing.assert_array_equal(np.diff(weights.indptr), (neighborhood(spots.grid) >= 0).sum(axis=1) + 1)
 
 
 def test_window_of_one_spot(make_points):
-    assert window(spots_of(make_points(np.zeros((1, 2)), np.zeros((1, 2)))).grid).toarray() == [[1.0]]
+    assert smoothing_window(spots_of(make_points(np.zeros((1, 2)), np.zeros((1, 2)))).grid).toarray() == [[1.0]]

@@ -15,7 +15,7 @@ from spatialdata.models import Image2DModel, PointsModel, ShapesModel, TableMode
 from spatialdata.transformations import Identity
 
 from nh2st._patches import read_patches
-from nh2st._sections import Section, find_sections, patch_windows
+from nh2st._sections import Section, Selection, find_sections, patch_windows
 
 
 def build_section(
@@ -69,7 +69,7 @@ def cut(image: np.ndarray, x: float, y: float, px: int) -> np.ndarray:
 
 
 def patches_of(sdata: SpatialData, px: int, *, um: float = 112.0, mpp: Any = "native", **keys: Any) -> np.ndarray:
-    (section,) = find_sections(sdata, **keys)
+    (section,) = find_sections(sdata, Selection(**keys))
     return read_patches(section.image, patch_windows(section, patch_um=um, patch_px=px, mpp=mpp))
 
 
@@ -92,7 +92,7 @@ def read() -> Callable[..., np.ndarray]:
 @pytest.fixture(scope="session")
 def only_section() -> Callable[..., Section]:
     def find(sdata: SpatialData, **keys: Any) -> Section:
-        (section,) = find_sections(sdata, **keys)
+        (section,) = find_sections(sdata, Selection(**keys))
         return section
 
     return find

@@ -9,7 +9,7 @@ from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Affine, Identity, Scale, Sequence, Translation, set_transformation
 
 import nh2st as nh
-from nh2st._sections import find_spots
+from nh2st._sections import Selection, find_spots
 
 HEIGHT, WIDTH = 120, 150
 # A red square of 20 px, centred here (x, y).
@@ -173,6 +173,6 @@ def test_without_an_image_the_identity_is_preferred(make_sdata):
     )
     (spots,) = find_spots(sdata)
     assert spots.coordinate_system == "own"
-    np.testing.assert_allclose(find_spots(sdata, coordinate_system="half")[0].xy, spots.xy / 2)
+    np.testing.assert_allclose(find_spots(sdata, Selection(coordinate_system="half"))[0].xy, spots.xy / 2)
     with pytest.raises(KeyError, match="'A' is not in the coordinate system 'A' .it is in: half, own"):
-        find_spots(sdata, coordinate_system="A")
+        find_spots(sdata, Selection(coordinate_system="A"))

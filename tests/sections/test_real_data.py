@@ -17,7 +17,7 @@ from spatialdata.transformations import get_transformation
 
 import nh2st as nh
 from nh2st._patches import read_patches
-from nh2st._sections import find_sections, patch_windows, resolve_mpp
+from nh2st._sections import Selection, find_sections, patch_windows, resolve_mpp
 
 PX = 224
 
@@ -46,7 +46,7 @@ def some_spots(pixels, shape):
 
 @pytest.mark.parametrize("name", ["B4", "C3"])
 def test_patches_are_the_pixels_of_the_file(her2st, data_dir, decode, hand_cut, name):
-    (section,) = find_sections(her2st, sections=[name])
+    (section,) = find_sections(her2st, Selection(sections=[name]))
     spots = pd.read_csv(data_dir / f"her2st/spots/{name}_selection.tsv", sep="\t")
     spots.index = spots["x"].round().astype(str) + "x" + spots["y"].round().astype(str)
     of_spot = section.adata.obs["spot"].iloc[section.rows].astype(str)
@@ -62,7 +62,7 @@ def test_patches_are_the_pixels_of_the_file(her2st, data_dir, decode, hand_cut, 
 
 
 def test_patches_of_a_physical_size_equal_pil(her2st, decode, hand_cut):
-    (section,) = find_sections(her2st, sections=["C3"])
+    (section,) = find_sections(her2st, Selection(sections=["C3"]))
     windows = patch_windows(section, patch_um=112, patch_px=PX)
     side, region = 112 / her2st.attrs["nh2st"]["mpp"]["C3_image"], 400
     assert windows.side == pytest.approx(side)
@@ -78,7 +78,7 @@ def test_patches_of_a_physical_size_equal_pil(her2st, decode, hand_cut):
 
 
 def test_spatialdata_cuts_the_same_patch(her2st):
-    (section,) = find_sections(her2st, sections=["C3"])
+    (section,) = find_sections(her2st, Selection(sections=["C3"]))
     windows = patch_windows(section, patch_um=112, patch_px=PX, mpp="native")
     start = windows.start[50][::-1]
     queried = bounding_box_query(
@@ -137,6 +137,6 @@ def test_visium_with_several_images(visium):
     )
     with pytest.raises(ValueError, match="'cytassist': 'cytassist_lowres_image', 'again'.*`image_key=`"):
         find_sections(sdata)
-    (section,) = find_sections(sdata, image_key="again")
+    (section,) = find_sections(sdata, Selection(image_key="again"))
     assert section.image_key == "again"
     assert section.image.shape == (600, 600)

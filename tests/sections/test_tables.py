@@ -8,7 +8,7 @@ from spatialdata import SpatialData
 from spatialdata.models import Labels2DModel, TableModel
 
 import nh2st as nh
-from nh2st._sections import find_sections, find_spots, tables_of
+from nh2st._sections import Selection, find_sections, find_spots, tables_of
 
 CENTERS = [[40.0, 40.0], [80.0, 40.0], [40.0, 80.0], [80.0, 80.0]]
 
@@ -19,7 +19,7 @@ def check(data, **keys):
 
 
 def names(data, **keys):
-    return [one.name for one in find_sections(data, **keys)]
+    return [one.name for one in find_sections(data, Selection(**keys))]
 
 
 def test_each_region_is_a_section(make_sdata):
@@ -59,7 +59,7 @@ def test_mask_leaves_rows_out(make_section, only_section, noise):
     sdata = make_section(noise, CENTERS, obs=obs)
     assert only_section(sdata).rows.tolist() == [0, 2, 3]
     assert only_section(sdata, spots="good").rows.tolist() == [1, 2]
-    assert find_spots(sdata["table"], spots="good")[0].rows.tolist() == [1, 2]
+    assert find_spots(sdata["table"], Selection(spots="good"))[0].rows.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 import nh2st as nh
+from nh2st._estimators import Encoding, estimator_named
+from nh2st._estimators._linear import LinearNetwork
+from nh2st._estimators._linear_fit import inner_folds
 from nh2st._sections import find_sections, windows_of
 from nh2st.nn import create_encoder
-from nh2st.tl._baselines import BaselineInputs, baseline_inputs
+from nh2st.tl._training._data import TrainingData
 
 
 @pytest.fixture
@@ -20,53 +23,58 @@ def made(make_sdata):
     return sdata, sections, windows, create_encoder("test_resnet", weights=None)
 
 
-def inputs_of(made, **settings) -> BaselineInputs:
+def read(made, name: str) -> np.ndarray:
+    """What an estimator reads of all spots."""
     _, sections, windows, encoder = made
-    return baseline_inputs(sections, windows, encoder, torch.device("cpu"), **settings)
+    estimator = estimator_named(name)
+    network = LinearNetwork(estimator.configure(n_genes=1), encoder, 0)
+    return estimator.read(network, sections, windows, Encoding("cpu", "32")).values
 
 
 def test_inputs_are_those_of_the_images(made, tmp_path):
     sdata, _, _, encoder = made
-    inputs = inputs_of(made, twice_the_side=True)
     torch.save(encoder.model.state_dict(), tmp_path / "weights.pth")
-    for name, side in (("features", 32.0), ("features_2x", 64.0)):
+    found = np.split(read(made, "ridge_context_2x"), 2, axis=1)
+    for values, side in zip(found, (32.0, 64.0), strict=True):
         nh.pp.embed(
             sdata,
             "test_resnet",
             encoder_weights=tmp_path / "weights.pth",
-            key_added=name,
+            key_added=f"of_{side:.0f}_um",
             patch_um=side,
             patch_px=32,
             device="cpu",
             precision="32",
         )
-        np.testing.assert_allclose(getattr(inputs, name), sdata["table"].obsm[name], rtol=1e-3, atol=1e-3)
-    assert np.abs(inputs.features - inputs.features_2x).max() > 1e-3
+        np.testing.assert_allclose(values, sdata["table"].obsm[f"of_{side:.0f}_um"], rtol=1e-3, atol=1e-3)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    np.testing.assert_array_equal(read(made, "ridge"), found[0])
+    np.testing.assert_array_equal(read(made, "ridge_neighbours"), found[0])
     image = sdata["B_image"].transpose("y", "x", "c").values
     x, y = sdata["B"].geometry.iloc[5].x, sdata["B"].geometry.iloc[5].y
     patch = image[round(y) - 16 : round(y) + 16, round(x) - 16 : round(x) + 16]
-    np.testing.assert_allclose(inputs.colour_texture[16 + 5, :3], patch.mean(axis=(0, 1)) / 255, rtol=1e-3)
-    np.testing.assert_array_equal(inputs.section, np.repeat([0, 1], 16))
-    assert (inputs.neighbors[:16] < 16).all()
-    assert (inputs.neighbors[16] >= 16).sum() == 3, "the corner of a square grid"
+    np.testing.assert_allclose(read(made, "colour_texture")[16 + 5, :3], patch.mean(axis=(0, 1)) / 255, rtol=1e-3)
+    assert read(made, "training_mean").shape == (32, 0)
 
 
-def test_groups_of_the_inputs(made):
-    assert inputs_of(made).features_2x is None
-    np.testing.assert_array_equal(inputs_of(made).group, np.repeat([0, 1], 16))
-    shared = inputs_of(made, groups=[np.full(16, "P7", dtype=object)] * 2)
-    assert set(shared.group) == {0}
-    np.testing.assert_array_equal(shared.folds(np.arange(32)), np.repeat([0, 1], 16))
+def test_groups_and_neighbours_of_the_spots(made):
+    _, sections, _, _ = made
+    data = TrainingData(sections, [np.full(16, "P7", dtype=object)] * 2, None, "cpu", "32")
+    np.testing.assert_array_equal(data.section, np.repeat([0, 1], 16))
+    assert set(data.group) == {"P7"}
+    assert (data.neighbors[:16] < 16).all()
+    assert (data.neighbors[16] >= 16).sum() == 3, "the corner of a square grid"
+    np.testing.assert_array_equal(inner_folds(data.coordinates, data.group, data.section), data.section)
 
 
 def test_statistics_are_kept_in_the_cache(made, monkeypatch):
-    before = inputs_of(made)
+    before = read(made, "colour_texture")
 
     def refuse(patch):
         raise AssertionError
 
-    monkeypatch.setattr("nh2st.tl._baselines._colour_texture.patch_statistics", refuse)
-    np.testing.assert_array_equal(inputs_of(made).colour_texture, before.colour_texture)
+    monkeypatch.setattr("nh2st._estimators._colour_texture.patch_statistics", refuse)
+    np.testing.assert_array_equal(read(made, "colour_texture"), before)
     monkeypatch.undo()
     monkeypatch.setattr(nh.settings, "cache_limit", 0)
-    np.testing.assert_array_equal(inputs_of(made).colour_texture, before.colour_texture)
+    np.testing.assert_array_equal(read(made, "colour_texture"), before)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.color import rgb2hed
 
-from nh2st.tl._baselines._colour_texture import N_STATISTICS, patch_statistics
+from nh2st._estimators._colour_texture import N_STATISTICS, patch_statistics
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 

@@ -27,24 +27,24 @@ def values() -> dict[str, dict[str, list[float]]]:
     rng = np.random.default_rng(0)
     ridge = {section: rng.normal(0.2, 0.1, 40) for section in ("A", "B", "C")}
     model = {section: row + rng.normal(0.03, 0.02, 40) for section, row in ridge.items()}
-    return {name: {one: row.tolist() for one, row in of.items()} for name, of in (("model", model), ("ridge", ridge))}
+    return {name: {key: row.tolist() for key, row in of.items()} for name, of in (("model", model), ("ridge", ridge))}
 
 
 def test_differences_of_each_section_and_of_all(values):
     frame = nh.tl.compare(tidy(values))
     assert list(frame.index) == ["A", "B", "C", "all"]
     differences = {name: np.subtract(values["model"][name], values["ridge"][name]) for name in "ABC"}
-    for name, one in differences.items():
+    for name, difference in differences.items():
         row = frame.loc[name]
-        assert row["difference"] == pytest.approx(one.mean())
+        assert row["difference"] == pytest.approx(difference.mean())
         assert row["model"] == pytest.approx(np.mean(values["model"][name]))
-        assert row["improved"] == pytest.approx((one > 0).mean())
-        assert row["p_value"] == pytest.approx(wilcoxon(one).pvalue)
+        assert row["improved"] == pytest.approx((difference > 0).mean())
+        assert row["p_value"] == pytest.approx(wilcoxon(difference).pvalue)
         # The percentile interval of a mean of 40 nearly normal values.
-        half = 1.96 * one.std() / np.sqrt(40)
-        np.testing.assert_allclose([row["low"], row["high"]], [one.mean() - half, one.mean() + half], atol=4e-4)
+        mean, half = difference.mean(), 1.96 * difference.std() / np.sqrt(40)
+        np.testing.assert_allclose([row["low"], row["high"]], [mean - half, mean + half], atol=4e-4)
     both = frame.loc["all"]
-    assert both["difference"] == pytest.approx(np.mean([one.mean() for one in differences.values()]))
+    assert both["difference"] == pytest.approx(np.mean([difference.mean() for difference in differences.values()]))
     assert both["p_value"] == pytest.approx(wilcoxon(np.mean(list(differences.values()), axis=0)).pvalue)
     assert both[["n_sections", "n_genes", "n_undefined"]].tolist() == [3, 40, 0]
 
@@ -70,8 +70,8 @@ def test_undefined_genes_are_left_out_in_pairs(values):
 
 
 def test_seeds_are_averaged_first(values):
-    other = {name: {one: (np.array(row) + 0.1).tolist() for one, row in of.items()} for name, of in values.items()}
-    mean = {name: {one: (np.array(row) + 0.05).tolist() for one, row in of.items()} for name, of in values.items()}
+    other = {name: {key: (np.array(row) + 0.1).tolist() for key, row in of.items()} for name, of in values.items()}
+    mean = {name: {key: (np.array(row) + 0.05).tolist() for key, row in of.items()} for name, of in values.items()}
     seeds = pd.concat([tidy(values, seed=0), tidy(other, seed=1)])
     pd.testing.assert_frame_equal(nh.tl.compare(seeds), nh.tl.compare(tidy(mean)))
     with pytest.raises(ValueError, match="given twice.*column `seed`"):
@@ -109,8 +109,13 @@ def test_what_cannot_be_compared(values, arguments, error, message):
         nh.tl.compare(tidy(values), **arguments)
 
 
+def test_scores_read_from_a_file(values, tmp_path):
+    tidy(values).to_csv(tmp_path / "scores.csv", index=False)
+    pd.testing.assert_frame_equal(nh.tl.compare(pd.read_csv(tmp_path / "scores.csv")), nh.tl.compare(tidy(values)))
+
+
 def test_tables_of_something_else(values):
-    with pytest.raises(KeyError, match="lacks the columns 'metric', 'value'.*cross_validate"):
+    with pytest.raises(KeyError, match="lacks the columns 'metric', 'value'.*cross_validate.*evaluate"):
         nh.tl.compare(tidy(values).drop(columns=["metric", "value"]))
     nothing = {"model": {"A": [np.nan, 0.1]}, "ridge": {"A": [0.2, np.nan]}}
     with pytest.raises(ValueError, match="No gene has a defined 'pearson' of both"):

@@ -14,9 +14,10 @@ from sklearn.model_selection import GroupKFold
 from spatialdata import SpatialData, deepcopy, read_zarr
 
 import nh2st as nh
+from nh2st._estimators import Features
+from nh2st._estimators._context import with_tokens
+from nh2st._estimators._spots import unmeasured
 from nh2st.nn import ContextNetwork
-from nh2st.tl._context import tokens_of
-from nh2st.tl._training._spots import TrainingSpots
 
 LAYERS = ("nh2st", "nh2st_std", "nh2st_ridge")
 SIDE = 6
@@ -171,8 +172,9 @@ def test_what_stain_adds_to_a_whole_section_is_taken_away(normalize):
         """How far the tokens are from what they were."""
         changed = features.copy()
         changed[30:] = changed[30:] * factor ** rng.uniform(-1, 1, network.n_features) + shift
-        spots = [TrainingSpots(one, *[np.zeros((60, 1))] * 3, section, np.zeros(60)) for one in (features, changed)]
-        return float(abs(np.subtract(*(tokens_of(network, one) for one in spots))).max())
+        neighbors = np.full((60, 8), -1)
+        spots = [unmeasured(Features(values), neighbors, section, 1) for values in (features, changed)]
+        return float(abs(np.subtract(*(with_tokens(network, one).images.values for one in spots))).max())
 
     assert (change(shift=3, factor=1) < 1e-4) == (normalize != "none")
     assert (change(shift=3, factor=2) < 1e-4) == (normalize == "standardize")
@@ -278,7 +280,7 @@ def test_another_network_takes_the_standard_deviations_away(trained_context, tra
     paper = train(sdata, sections=["A"])
     nh.tl.predict(sdata, model)
     frame = nh.tl.evaluate(sdata)
-    assert set(frame["model"]) == {"model", "ridge", "training mean"}
+    assert set(frame["model"]) == {"model", "ridge", "training_mean"}
     nh.tl.predict(sdata, paper)
     assert set(sdata["table"].layers) == {"nh2st", "nh2st_ridge"}
     nh.tl.predict(sdata, model, baselines=False)

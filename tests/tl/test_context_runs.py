@@ -11,7 +11,7 @@ from spatialdata import SpatialData
 
 import nh2st as nh
 from nh2st.nn import ContextNetwork
-from nh2st.tl import _checkpoints
+from nh2st.tl._training import _checkpoints
 
 EPOCHS = 4
 FIRST_TRAINING = EPOCHS * 4
@@ -127,7 +127,7 @@ def test_fine_tuning_keeps_components_and_starts_from_the_members(make_sdata, tr
     np.testing.assert_allclose(tuned.baselines.mean, logs.mean(), rtol=1e-5)
 
 
-def test_fine_tuning_on_few_spots_beats_starting_afresh(trained_context, make_sdata, train_context):
+def test_fine_tuning_on_few_spots_beats_starting_afresh(trained_context, make_sdata, train_context, by_gene):
     _, model = trained_context
     few, held_out = make_sdata(("X", "Y"), seed=9), make_sdata(("Z",), side=6, seed=10)
     few["table"].obs["few"] = few["table"].obs["array_row"] < 2
@@ -135,7 +135,7 @@ def test_fine_tuning_on_few_spots_beats_starting_afresh(trained_context, make_sd
     for start, source in {"trained": model, "afresh": None}.items():
         tuned = train_context(few, spots="few", init_from=source, **({} if source else {"genes": 8}))
         nh.tl.predict(held_out, tuned, key_added=start)
-        frame = nh.tl.evaluate(held_out, key=start).query("model == 'model' and truth == 'raw'")
+        frame = by_gene(nh.tl.evaluate(held_out, key=start)).query("model == 'model' and truth == 'raw'")
         # The darkness of a spot drives the first half of the genes; the others are noise.
         scores[start] = frame[frame["gene"].isin([f"gene{number}" for number in range(4)])]["pearson"].mean()
     assert scores["trained"] > 0.5
@@ -181,7 +181,7 @@ def test_folds_refuse_an_encoder_that_has_seen_them(sdata, train, context_settin
         nh.tl.cross_validate(sdata, sections=["B", "C"], **settings)
 
 
-def test_fold_equals_training_on_the_other_sections(sdata, train_context, context_settings):
+def test_fold_equals_training_on_the_other_sections(sdata, train_context, context_settings, by_gene):
     frame = nh.tl.cross_validate(sdata, genes=5, seed=3, baselines=False, **context_settings)
     model = train_context(sdata, sections=["A", "C"], genes=5, seed=3)
     nh.tl.predict(sdata, model, sections=["B"])
@@ -189,7 +189,7 @@ def test_fold_equals_training_on_the_other_sections(sdata, train_context, contex
     fold, alone = (layer(sdata, name, "B") for name in ("nh2st_cv", "nh2st"))
     fold, alone = (values.toarray()[:, columns] for values in (fold, alone))
     np.testing.assert_allclose(fold, alone, atol=1e-5)
-    scores = nh.tl.evaluate(sdata).query("model == 'model'").set_index(["truth", "gene"])
+    scores = by_gene(nh.tl.evaluate(sdata)).query("model == 'model'").set_index(["truth", "gene"])
     mine = frame.query("fold == 2 and gene != '' and metric == 'pearson'").set_index(["truth", "gene"])["value"]
     np.testing.assert_allclose(mine, scores["pearson"].reindex(mine.index), atol=1e-4)
 

@@ -70,7 +70,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pyramid, "read_into", read)
 
 
-def test_fold_equals_training_on_the_other_sections(sdata, train):
+def test_fold_equals_training_on_the_other_sections(sdata, train, by_gene):
     frame = cross_validate(sdata, genes=5, seed=3)
     model = train(sdata, sections=["A", "C"], genes=5, seed=3)
     nh.tl.predict(sdata, model, sections=["B"])
@@ -78,7 +78,7 @@ def test_fold_equals_training_on_the_other_sections(sdata, train):
     np.testing.assert_allclose(layer(sdata)[rows][:, columns], layer(sdata, "nh2st")[rows][:, columns], atol=1e-5)
     record = sdata["table"].uns["nh2st"]["nh2st_cv"]["folds"]["2"]
     assert (record["genes"], record["gene_sets"]) == (model.genes, model.provenance["gene_sets"])
-    scores = nh.tl.evaluate(sdata).query("model == 'model'").set_index(["truth", "gene"])
+    scores = by_gene(nh.tl.evaluate(sdata)).query("model == 'model'").set_index(["truth", "gene"])
     mine = frame.query("fold == 2 and model == 'model' and gene != ''").pivot(
         index=["truth", "gene"], columns="metric", values="value"
     )
@@ -201,7 +201,7 @@ def test_settings_are_chosen_within_the_training_spots(make_sdata, caplog):
     np.testing.assert_allclose(nested[of(sdata, "B")], layer(sdata)[of(sdata, "B")], atol=1e-6)
 
 
-def test_what_is_written_is_read_by_others_and_survives_zarr(sdata, genes, tmp_path):
+def test_what_is_written_is_read_by_others_and_survives_zarr(sdata, genes, tmp_path, by_gene):
     cross_validate(sdata, genes=genes[:4], baselines=True, settings={"a/b": {"learning_rate": 1e-4}})
     sdata.write(tmp_path / "sections.zarr")
     again = read_zarr(tmp_path / "sections.zarr")
@@ -211,7 +211,7 @@ def test_what_is_written_is_read_by_others_and_survives_zarr(sdata, genes, tmp_p
     for key in record["layers"]:
         predicted = nh.get.predicted(again, key)
         np.testing.assert_array_equal(predicted.X, layer(sdata, key)[:, :4])
-    frame = nh.tl.evaluate(again, "nh2st_cv").query("model == 'ridge' and truth == 'raw'")
+    frame = by_gene(nh.tl.evaluate(again, "nh2st_cv")).query("model == 'ridge' and truth == 'raw'")
     assert np.isfinite(frame["pearson"]).any()
     axes = nh.pl.spatial_genes(again, ["gene0"], key="nh2st_cv_ridge", sections=["B"], show=False)
     assert "predicted (PCC" in np.ravel(axes)[-1].get_title(loc="left")

@@ -39,8 +39,8 @@ def prediction(sdata: SpatialData, section: str, layer: str = "nh2st") -> pd.Dat
 
 
 @pytest.mark.parametrize(("model", "layer"), [("model", "nh2st"), ("ridge", "nh2st_ridge")])
-def test_metrics_of_each_gene_and_section(predicted, model, layer):
-    frame = nh.tl.evaluate(predicted).set_index(["model", "truth", "section", "gene"]).sort_index()
+def test_metrics_of_each_gene_and_section(predicted, by_gene, model, layer):
+    frame = by_gene(nh.tl.evaluate(predicted)).set_index(["model", "truth", "section", "gene"]).sort_index()
     assert set(frame.index.get_level_values("section")) == set(SECTIONS)
     for section in SECTIONS:
         measured, guess = truth(predicted, section), prediction(predicted, section, layer)
@@ -52,9 +52,9 @@ def test_metrics_of_each_gene_and_section(predicted, model, layer):
             assert row["mae"] == pytest.approx(mean_absolute_error(measured[gene], guess[gene]), rel=1e-4)
 
 
-def test_training_mean_has_no_correlation(predicted, trained):
+def test_training_mean_has_no_correlation(predicted, trained, by_gene):
     _, model = trained
-    frame = nh.tl.evaluate(predicted).query("model == 'training mean'").set_index(["truth", "section", "gene"])
+    frame = by_gene(nh.tl.evaluate(predicted)).query("model == 'training_mean'").set_index(["truth", "section", "gene"])
     assert frame[["pearson", "spearman"]].isna().all(axis=None)
     training = pd.concat([truth(predicted, section) for section in "ABC"]).mean()
     for section in SECTIONS:
@@ -63,8 +63,8 @@ def test_training_mean_has_no_correlation(predicted, trained):
             assert frame.loc[("raw", section, gene), "mse"] == pytest.approx(expected[gene], rel=1e-4)
 
 
-def test_smoothed_truth_is_the_mean_of_the_window(predicted):
-    frame = nh.tl.evaluate(predicted).query("truth == 'smoothed' and model == 'model' and section == 'D'")
+def test_smoothed_truth_is_the_mean_of_the_window(predicted, by_gene):
+    frame = by_gene(nh.tl.evaluate(predicted)).query("truth == 'smoothed' and model == 'model' and section == 'D'")
     measured = truth(predicted, "D")
     array = predicted["table"].obs.loc[measured.index, ["array_row", "array_col"]].to_numpy()
     near = (np.abs(array[:, None] - array[None]).max(axis=2) <= 1).astype(float)
@@ -75,8 +75,8 @@ def test_smoothed_truth_is_the_mean_of_the_window(predicted):
         assert row.pearson == pytest.approx(pearsonr(smooth[row.gene], guess[row.gene]).statistic, abs=1e-5)
 
 
-def test_what_is_written(predicted):
-    frame = nh.tl.evaluate(predicted)
+def test_what_is_written(predicted, by_gene):
+    frame = by_gene(nh.tl.evaluate(predicted))
     table = predicted["table"]
     for metric in METRICS:
         wide = frame.query("model == 'model' and truth == 'raw'").pivot(index="gene", columns="section", values=metric)
@@ -87,18 +87,19 @@ def test_what_is_written(predicted):
     ridge = frame.query("model == 'ridge' and truth == 'raw'").groupby("gene")["pearson"].mean()
     np.testing.assert_allclose(table.var["nh2st_ridge_pearson"], ridge[table.var_names])
     summary = table.uns["nh2st"]["nh2st"]["evaluation"]
-    kinds = [(model, kind) for model in ("model", "ridge", "training mean") for kind in ("raw", "smoothed")]
-    assert set(summary) == {f"{model}_{kind}".replace(" ", "_") for model, kind in kinds}
+    kinds = [(model, kind) for model in ("model", "ridge", "training_mean") for kind in ("raw", "smoothed")]
+    assert set(summary) == {f"{model}_{kind}" for model, kind in kinds}
     for model, kind in kinds:
         chosen = frame.query("model == @model and truth == @kind")
         expected = chosen.groupby("section")[METRICS].mean().mean()
-        written = summary[f"{model}_{kind}".replace(" ", "_")]
+        written = summary[f"{model}_{kind}"]
         assert {name: written[name] for name in METRICS} == pytest.approx(expected.to_dict(), nan_ok=True)
 
 
-def test_metrics_of_the_map(predicted):
+def test_metrics_of_the_map(predicted, by_gene):
     scanpy = pytest.importorskip("scanpy")
-    frame = nh.tl.evaluate(predicted).query("truth == 'raw'").set_index(["model", "section", "gene"]).sort_index()
+    frame = by_gene(nh.tl.evaluate(predicted)).query("truth == 'raw'")
+    frame = frame.set_index(["model", "section", "gene"]).sort_index()
     table = predicted["table"]
     nh.pp.spatial_neighbors(predicted)
     for section in SECTIONS:
@@ -121,8 +122,8 @@ def test_metrics_of_the_map(predicted):
         pd.testing.assert_series_equal(frame.loc["model", name], others[name])
 
 
-def test_the_ceiling_is_of_raw_truth(predicted):
-    frame = nh.tl.evaluate(predicted)
+def test_the_ceiling_is_of_raw_truth(predicted, by_gene):
+    frame = by_gene(nh.tl.evaluate(predicted))
     assert frame.query("truth == 'raw'")["ceiling"].notna().any()
     assert frame.query("truth == 'smoothed'")["ceiling"].isna().all()
     # The first four genes follow the darkness of the image, the others are noise.
@@ -136,11 +137,11 @@ def test_scores_do_not_depend_on_the_stored_graph(predicted):
     pd.testing.assert_frame_equal(nh.tl.evaluate(predicted), frame)
 
 
-def test_structural_similarity_needs_array_ids(predicted):
-    frame = nh.tl.evaluate(predicted)
+def test_structural_similarity_needs_array_ids(predicted, by_gene):
+    frame = by_gene(nh.tl.evaluate(predicted))
     assert frame.query("model == 'model'")["ssim"].notna().all()
     del predicted["table"].obs["array_row"]
-    assert nh.tl.evaluate(predicted)["ssim"].isna().all()
+    assert by_gene(nh.tl.evaluate(predicted))["ssim"].isna().all()
 
 
 def scores_of(sdata: SpatialData, **selection: str) -> pd.Series:
@@ -151,10 +152,12 @@ def scores_of(sdata: SpatialData, **selection: str) -> pd.Series:
     return tidy.set_index("metric")["value"]
 
 
-def test_scores_of_sections(predicted):
-    frame = nh.tl.evaluate(predicted)
+def test_scores_of_sections(predicted, by_gene):
+    scores = nh.tl.evaluate(predicted)
+    frame = by_gene(scores)
     tidy = nh.get.evaluation(predicted)
-    assert list(tidy) == ["section", "model", "truth", "metric", "value"]
+    assert list(tidy) == list(scores) == ["section", "gene", "model", "truth", "metric", "value"]
+    pd.testing.assert_frame_equal(tidy, scores[scores["gene"] == ""].reset_index(drop=True))
     assert not tidy.duplicated(["section", "model", "truth", "metric"]).any()
     for (section, model, kind), genes in frame.groupby(["section", "model", "truth"]):
         found = scores_of(predicted, section=section, model=model, truth=kind)
@@ -175,23 +178,52 @@ def test_scores_of_sections(predicted):
     assert found["svg_overlap"] == (best[0] == best[1])
 
 
+def is_kept(scores: pd.DataFrame) -> pd.Series:
+    """Which scores are kept in the data: those of sections, and those of genes of the model on raw truth."""
+    return (scores["gene"] == "") | ((scores["model"] == "model") & (scores["truth"] == "raw"))
+
+
+def assert_same_scores(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    """Make sure that two tidy tables hold the same in whichever order."""
+    columns = ["section", "gene", "model", "truth", "metric", "value"]
+    assert list(found) == list(expected) == columns
+    first, second = (scores.sort_values(columns[:-1], ignore_index=True) for scores in (found, expected))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_scores_of_genes_are_read_again(predicted, tmp_path):
+    scores = nh.tl.evaluate(predicted)
+    expected = scores[is_kept(scores)]
+    assert_same_scores(nh.get.evaluation(predicted, genes=True), expected)
+    assert_same_scores(nh.get.evaluation(predicted, genes=True, sections=["B"]), expected.query("section == 'B'"))
+    predicted.write(tmp_path / "sections.zarr")
+    assert_same_scores(nh.get.evaluation(SpatialData.read(tmp_path / "sections.zarr"), genes=True), expected)
+
+
+def test_scores_can_be_compared(predicted, by_gene):
+    scores = nh.tl.evaluate(predicted)
+    row = nh.tl.compare(scores, "model", "ridge", metric="mse").loc["all"]
+    means = by_gene(scores).query("truth == 'raw'").groupby(["model", "section"])["mse"].mean().groupby("model").mean()
+    assert row["difference"] == pytest.approx(means["model"] - means["ridge"])
+
+
 def test_summary_is_the_mean_over_sections(predicted):
     nh.tl.evaluate(predicted)
     means = nh.get.evaluation(predicted).groupby(["model", "truth", "metric"])["value"].mean()
     summary = predicted["table"].uns["nh2st"]["nh2st"]["evaluation"]
     for (model, kind), values in means.groupby(["model", "truth"]):
         expected = values.droplevel(["model", "truth"]).to_dict()
-        assert summary[f"{model}_{kind}".replace(" ", "_")] == pytest.approx(expected, nan_ok=True)
+        assert summary[f"{model}_{kind}"] == pytest.approx(expected, nan_ok=True)
 
 
-def test_gene_sets_of_the_model(predicted):
+def test_gene_sets_of_the_model(predicted, by_gene):
     record = predicted["table"].uns["nh2st"]["nh2st"]
     record.pop("gene_sets", None)
     nh.tl.evaluate(predicted)
     without = scores_of(predicted, section="D", model="model", truth="raw")
     assert "pearson_highly_variable" not in without
     record["gene_sets"] = {"highly_variable": ["gene2", "gene0"], "spatially_variable": ["gene6"]}
-    frame = nh.tl.evaluate(predicted).query("section == 'D' and model == 'model' and truth == 'raw'")
+    frame = by_gene(nh.tl.evaluate(predicted)).query("section == 'D' and model == 'model' and truth == 'raw'")
     correlation = frame.set_index("gene")["pearson"]
     found = scores_of(predicted, section="D", model="model", truth="raw")
     assert found["pearson_highly_variable"] == pytest.approx(correlation[["gene0", "gene2"]].mean())
@@ -200,11 +232,11 @@ def test_gene_sets_of_the_model(predicted):
     pd.testing.assert_series_equal(found[without.index], without)
 
 
-def test_gene_sets_under_the_names_of_the_table(predicted):
+def test_gene_sets_under_the_names_of_the_table(predicted, by_gene):
     record = predicted["table"].uns["nh2st"]["nh2st"]
     record["model_genes"] = [f"ENSG{name}" for name in record["genes"]]
     record["gene_sets"] = {"spatially_variable": ["ENSGgene6"]}
-    frame = nh.tl.evaluate(predicted).query("section == 'D' and model == 'model' and truth == 'raw'")
+    frame = by_gene(nh.tl.evaluate(predicted)).query("section == 'D' and model == 'model' and truth == 'raw'")
     found = scores_of(predicted, section="D", model="model", truth="raw")
     assert found["pearson_spatially_variable"] == pytest.approx(frame.set_index("gene").loc["gene6", "pearson"])
 
@@ -252,12 +284,12 @@ def test_new_predictions_forget_the_scores(predicted, trained):
         nh.get.evaluation(predicted)
 
 
-def test_genes_that_the_table_lacks_are_counted(predicted, caplog):
-    expected = nh.tl.evaluate(predicted)
+def test_genes_that_the_table_lacks_are_counted(predicted, by_gene, caplog):
+    expected = by_gene(nh.tl.evaluate(predicted))
     # All genes of the table are in its sums, so that one moves from the panel to the others under a new name.
     table = predicted["table"]
     table.var_names = ["other" if gene == "gene5" else gene for gene in table.var_names]
-    frame = nh.tl.evaluate(predicted)
+    frame = by_gene(nh.tl.evaluate(predicted))
     assert "1 of 8 predicted genes are not in the table of section 'D' (gene5)" in caplog.text
     present = expected[expected["gene"] != "gene5"].reset_index(drop=True)
     pd.testing.assert_frame_equal(frame[METRICS[:9]], present[METRICS[:9]])
@@ -315,13 +347,14 @@ def test_again_gives_the_same(predicted):
     pd.testing.assert_frame_equal(nh.tl.evaluate(predicted), nh.tl.evaluate(predicted))
 
 
-def test_constant_gene_is_said_and_left_out(predicted, caplog):
+def test_constant_gene_is_said_and_left_out(predicted, by_gene, caplog):
     table = predicted["table"]
     counts = table.X.toarray()
     rows = np.flatnonzero(table.obs["region"] == "D")
     counts[np.ix_(rows, [6])] = 0
     table.X = csr_matrix(counts)
-    frame = nh.tl.evaluate(predicted).query("model == 'model' and truth == 'raw'").set_index(["section", "gene"])
+    frame = by_gene(nh.tl.evaluate(predicted)).query("model == 'model' and truth == 'raw'")
+    frame = frame.set_index(["section", "gene"])
     assert "1 of 8 genes do not vary in section 'D' (gene6)" in caplog.text
     assert np.isnan(frame.loc[("D", "gene6"), "pearson"])
     assert table.var.loc["gene6", "nh2st_pearson"] == pytest.approx(
@@ -337,15 +370,16 @@ def test_anndata_is_enough(predicted):
     pd.testing.assert_frame_equal(nh.tl.evaluate(adata), frame)
 
 
-def test_anndata_without_regions_survives_h5ad(predicted, tmp_path):
+def test_anndata_without_regions_survives_h5ad(predicted, by_gene, tmp_path):
     adata = predicted["table"][predicted["table"].obs["region"] == "D"].copy()
-    expected = nh.tl.evaluate(adata)
+    expected = by_gene(nh.tl.evaluate(adata))
     del adata.uns["spatialdata_attrs"]
-    frame = nh.tl.evaluate(adata)
+    frame = by_gene(nh.tl.evaluate(adata))
     np.testing.assert_allclose(frame[METRICS], expected[METRICS])
     adata.write_h5ad(tmp_path / "section.h5ad")
     read = ad.read_h5ad(tmp_path / "section.h5ad")
     pd.testing.assert_frame_equal(read.varm["nh2st_mse"], adata.varm["nh2st_mse"])
+    pd.testing.assert_frame_equal(nh.get.evaluation(read, genes=True), nh.get.evaluation(adata, genes=True))
 
 
 def test_counts_in_a_layer(predicted):
@@ -367,15 +401,17 @@ def test_some_sections(predicted):
         nh.tl.evaluate(predicted, sections=["A"])
 
 
-def test_objects_that_name_their_regions_alike(make_sdata, trained):
+def test_objects_that_name_their_regions_alike(make_sdata, trained, by_gene):
     _, model = trained
     objects = {name: make_sdata(("A",), side=4, seed=seed) for seed, name in enumerate("xy", start=5)}
     nh.tl.predict(objects, model)
-    frame = nh.tl.evaluate(objects).query("model == 'model' and truth == 'raw'").set_index(["section", "gene"])
+    scores = nh.tl.evaluate(objects)
+    frame = by_gene(scores).query("model == 'model' and truth == 'raw'").set_index(["section", "gene"])
     for name, sdata in objects.items():
         table = sdata["table"]
         assert list(table.varm["nh2st_mse"].columns) == ["A"]
         np.testing.assert_allclose(table.var["nh2st_mse"], frame.loc[f"{name}.A"].loc[table.var_names, "mse"])
+    assert_same_scores(nh.get.evaluation(objects, genes=True), scores[is_kept(scores)])
 
 
 def test_before_predictions(make_sdata, predicted):

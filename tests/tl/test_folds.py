@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import label
 from scipy.spatial.distance import cdist
 
-from nh2st.tl._folds._split import Fold, Layout, folds_of, warn_of_blocks
+from nh2st.tl._folds._split import Fold, FoldLayout, folds_of, warn_of_blocks
 
 PITCH = 10.0
 
@@ -18,10 +18,10 @@ def grid(side: int) -> np.ndarray:
     return PITCH * np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
 
 
-def layout(sides: Sequence[int], groups: Sequence[str], margin: float = 0.0) -> Layout:
+def layout(sides: Sequence[int], groups: Sequence[str], margin: float = 0.0) -> FoldLayout:
     """Square sections, each of one group."""
     sizes = [side * side for side in sides]
-    return Layout(
+    return FoldLayout(
         pixels=np.concatenate([grid(side) for side in sides]),
         section=np.repeat(np.arange(len(sides)), sizes),
         group=np.repeat(np.array(groups, dtype=object), sizes),

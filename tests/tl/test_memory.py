@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from nh2st._estimators import _paper
 from nh2st._patches import stack_patches
 from nh2st.nn import Encoder
-from nh2st.tl import _loading, _recipe
+from nh2st.tl._training import _data_module
 
 SETTINGS = {"batch_size": 8, "max_epochs": 2, "seed": 1}
 
@@ -90,7 +91,7 @@ def test_resumed_runs_keep_their_batches(sdata, train, memory_for, monkeypatch, 
 def test_patches_are_kept_on_the_device_where_they_fit(sdata, train, monkeypatch, caplog):
     plain = train(sdata, **SETTINGS)
     assert "are kept on cpu" not in caplog.text
-    monkeypatch.setattr(_loading, "_free_bytes", lambda device: 2 * 48 * 32 * 32 * 3)
+    monkeypatch.setattr(_data_module, "_free_bytes", lambda device: 2 * 48 * 32 * 32 * 3)
     model = train(sdata, **SETTINGS)
     assert "The patches (0.0 GB) are kept on cpu" in caplog.text
     assert model.sha256 == plain.sha256
@@ -100,12 +101,12 @@ def test_patches_are_kept_on_the_device_where_they_fit(sdata, train, monkeypatch
 def test_half_of_the_free_memory_is_left(monkeypatch, dtype):
     images = np.arange(3000 * 4, dtype=dtype).reshape(3000, 4)
     images.flags.writeable = False
-    monkeypatch.setattr(_loading, "_free_bytes", lambda device: 2 * images.nbytes)
-    kept = _loading.beside_network(images, torch.device("cpu"))
+    monkeypatch.setattr(_data_module, "_free_bytes", lambda device: 2 * images.nbytes)
+    kept = _data_module.beside_network(images, torch.device("cpu"))
     assert isinstance(kept, torch.Tensor)
     np.testing.assert_array_equal(kept, images)
-    monkeypatch.setattr(_loading, "_free_bytes", lambda device: 2 * images.nbytes - 1)
-    assert _loading.beside_network(images, torch.device("cpu")) is images
+    monkeypatch.setattr(_data_module, "_free_bytes", lambda device: 2 * images.nbytes - 1)
+    assert _data_module.beside_network(images, torch.device("cpu")) is images
 
 
 @pytest.mark.filterwarnings("error:The given NumPy array is not writable")
@@ -116,6 +117,6 @@ def test_patches_in_a_file_train_the_same_model(sdata, train, monkeypatch, tmp_p
         np.save(tmp_path / "patches.npy", stack_patches(*arguments))
         return np.load(tmp_path / "patches.npy", mmap_mode="r")
 
-    monkeypatch.setattr(_recipe, "stack_patches", in_a_file)
+    monkeypatch.setattr(_paper, "stack_patches", in_a_file)
     assert train(sdata, **SETTINGS).sha256 == plain.sha256
     assert (tmp_path / "patches.npy").exists()

@@ -30,8 +30,8 @@ from nh2st._metrics import (
     pearson,
     score,
     ssim,
+    ssim_windows,
     top_size,
-    windows,
 )
 
 numbers = st.floats(-1e3, 1e3, allow_nan=False, width=32)
@@ -75,7 +75,7 @@ def test_columns_in_blocks_are_scored_as_alone(monkeypatch):
     rng = np.random.default_rng(0)
     measured, predicted = rng.random((2, 36, 7))
     measured[:, 3] = 0.5
-    graph, window = ring(36), windows(square_array(6), SQUARE)
+    graph, window = ring(36), ssim_windows(square_array(6), SQUARE)
     counts, others = csr_matrix(rng.poisson(2, (36, 7)).astype(float)), np.full(36, 5)
     truth = Truth(measured, graph, window, noise_ceiling(counts, others, 1e4))
     whole, of_section = score(truth, predicted, list("abcdefg"))
@@ -110,7 +110,7 @@ def test_constant_predictions(value):
 
 def test_genes_that_are_measured_as_constant():
     measured, predicted = maps(100, 1)
-    found = gene_metrics(Truth(np.full((100, 1), 0.1), ring(100), windows(square_array(10), SQUARE)), predicted)
+    found = gene_metrics(Truth(np.full((100, 1), 0.1), ring(100), ssim_windows(square_array(10), SQUARE)), predicted)
     assert np.isfinite(found["mse"]) & np.isfinite(found["mae"]) & np.isfinite(found["moran_predicted"])
     for name in ("pearson", "spearman", "nrmse", "ssim", "auc", "moran_measured"):
         assert np.isnan(found[name])
@@ -144,7 +144,7 @@ def test_auc_agrees_with_scikit_learn(expressed, predicted):
 def test_structural_similarity_agrees_with_scikit_image():
     side = 16
     measured, predicted = maps(side * side, 3)
-    near = windows(square_array(side), SQUARE)
+    near = ssim_windows(square_array(side), SQUARE)
     inside = np.zeros((side, side), dtype=bool)
     inside[3:-3, 3:-3] = True
     for gene in range(3):
@@ -179,24 +179,24 @@ def test_absent_spots_are_no_zeros(kind):
     array = array[np.sort(rng.permutation(81)[:50])]
     measured, predicted = maps(50, 2)
     near = (np.abs(array[:, None] - array[None]) <= reach).all(axis=2)
-    found = ssim(measured, predicted, windows(array, steps))
+    found = ssim(measured, predicted, ssim_windows(array, steps))
     for gene in range(2):
         expected = similarity_by_hand(measured[:, gene], predicted[:, gene], near, np.ptp(measured[:, gene]))
         assert found[gene] == pytest.approx(expected)
     order = rng.permutation(50)
-    np.testing.assert_allclose(ssim(measured[order], predicted[order], windows(array[order], steps)), found)
+    np.testing.assert_allclose(ssim(measured[order], predicted[order], ssim_windows(array[order], steps)), found)
 
 
 def test_structural_similarity_of_the_same_is_one():
     measured, predicted = maps(49, 5)
-    near = windows(square_array(7), SQUARE)
+    near = ssim_windows(square_array(7), SQUARE)
     np.testing.assert_allclose(ssim(measured, measured, near), 1)
     assert (ssim(measured, predicted, near) < 1).all()
 
 
 def test_too_few_spots_have_no_structure():
     measured, predicted = maps(8, 2)
-    assert np.isnan(ssim(measured, predicted, windows(square_array(3)[:8], SQUARE))).all()
+    assert np.isnan(ssim(measured, predicted, ssim_windows(square_array(3)[:8], SQUARE))).all()
 
 
 def test_morans_i_agrees_with_scanpy_and_squidpy():
@@ -294,7 +294,7 @@ def test_scores_of_a_section():
     measured = np.maximum(measured - 1, 0)
     predicted[:, 9] = 1
     ceiling = np.linspace(0.5, 1, 10)
-    truth = Truth(measured, ring(64), windows(square_array(8), SQUARE), ceiling)
+    truth = Truth(measured, ring(64), ssim_windows(square_array(8), SQUARE), ceiling)
     sets = {"highly_variable": ["g3", "g9", "g1", "absent"], "spatially_variable": ["absent"]}
     frame, found = score(truth, predicted, [f"g{number}" for number in range(10)], sets)
     assert list(frame) == ["gene", *METRICS]

@@ -14,7 +14,7 @@ from spatialdata import read_zarr
 
 import nh2st as nh
 from nh2st.nn import NH2ST
-from nh2st.tl import _lightning
+from nh2st.tl._training import _lightning_module
 
 torch.set_num_threads(1)
 SETTINGS: dict[str, Any] = {
@@ -65,7 +65,7 @@ def main() -> None:
 
 def watch(seen: dict[str, Any]) -> None:
     """Note what the processes train on, with which weights and random numbers, and what they write."""
-    forward, turn, save = NH2ST.forward, _lightning.random_dihedral, nh.models.Model.save
+    forward, turn, save = NH2ST.forward, _lightning_module.random_dihedral, nh.models.Model.save
 
     def watched_forward(self: NH2ST, batch: nh.nn.NeighborBatch) -> nh.nn.Output:
         if not seen["start"]:
@@ -84,7 +84,7 @@ def watch(seen: dict[str, Any]) -> None:
         return save(self, path)
 
     NH2ST.forward = watched_forward
-    _lightning.random_dihedral = watched_turn
+    _lightning_module.random_dihedral = watched_turn
     nh.models.Model.save = watched_save
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import nh2st as nh
+from nh2st._keys import BASELINE_NAMES
 from nh2st._slides import write_store
 
 if TYPE_CHECKING:
@@ -107,14 +108,15 @@ def _draw(plan: _Plan, model: nh.models.Model, output: Path) -> None:
 
 
 def _table(metrics: pd.DataFrame, section: str, units: str) -> str:
-    from nh2st.tl._evaluate import summarize
-
-    summary = summarize(metrics).reset_index()
+    whole = metrics[metrics["gene"] == ""]
+    means = whole.pivot_table(index=["model", "truth"], columns="metric", values="value", sort=False, dropna=False)
+    n_genes = metrics.loc[metrics["gene"] != "", "gene"].nunique()
     lines = [
-        f"Held-out section {section}: means over {metrics['gene'].nunique()} genes. MSE and MAE in units of {units}.",
+        f"Held-out section {section}: means over {n_genes} genes. MSE and MAE in units of {units}.",
         f"{'':>15} {'truth':>9} {'PCC':>9} {'Spearman':>9} {'MSE':>8} {'MAE':>8}",
     ]
-    for row in summary.itertuples():
+    for row in means.reset_index().itertuples():
         values = [f"{value:.3f}" if value == value else "undefined" for value in (row.pearson, row.spearman)]
-        lines.append(f"{row.model:>15} {row.truth:>9} {values[0]:>9} {values[1]:>9} {row.mse:>8.3f} {row.mae:>8.3f}")
+        name = BASELINE_NAMES.get(row.model, row.model)
+        lines.append(f"{name:>15} {row.truth:>9} {values[0]:>9} {values[1]:>9} {row.mse:>8.3f} {row.mae:>8.3f}")
     return "\n".join(lines)

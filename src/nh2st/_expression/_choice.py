@@ -13,7 +13,7 @@ from anndata import AnnData
 from nh2st._expression._counts import Counts
 from nh2st._expression._identifiers import loose
 from nh2st._expression._panel import match_panel, place_of
-from nh2st._expression._ranking import dispersion_ranks, mean_counts, morans_i, varies
+from nh2st._expression._ranking import dispersion_ranks, mean_counts, moran_scores, varies
 from nh2st._expression._target import Target, log_scaled
 from nh2st._settings import logger
 
@@ -117,4 +117,4 @@ def _scores(
     logs = [log_scaled(section.matrix, mine, target, section.name) for section, mine in pairs]
     if method == "highly_variable":
         return dispersion_ranks(logs, n_genes), informative
-    return morans_i(used, logs), informative
+    return moran_scores(used, logs), informative

@@ -106,7 +106,7 @@ def closest_identifiers(
         if column < 0:
             wanted[simplify(gene)].append(gene)
     found = [_find(source, values, free, wanted, simplify) for source, values in identifiers_of(table)]
-    return max(found, key=lambda one: (len(one.positions), len(one.ambiguous)))
+    return max(found, key=lambda match: (len(match.positions), len(match.ambiguous)))
 
 
 def _find(

@@ -55,7 +55,7 @@ def dispersion_ranks(logs: Sequence[csr_matrix], n_genes: int) -> np.ndarray:
     return scores
 
 
-def morans_i(counts: Sequence[Counts], logs: Sequence[csr_matrix]) -> np.ndarray:
+def moran_scores(counts: Sequence[Counts], logs: Sequence[csr_matrix]) -> np.ndarray:
     """Moran's I over the spatial graph, mean over sections; 0 in sections where a gene is constant.
 
     Raises

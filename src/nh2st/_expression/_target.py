@@ -13,18 +13,32 @@ from nh2st._expression._counts import Counts
 from nh2st._expression._panel import match_panel
 from nh2st._keys import TARGET_SUM
 from nh2st._settings import logger
-from nh2st._space import window
+from nh2st._space import smoothing_window
 
 
 @dataclass(frozen=True)
 class Target:
-    """Definition of a normalised expression; the mean squared error is in its units."""
+    """Definition of a normalised expression: what a model predicts, and the units of its errors.
+
+    Counts of a spot are scaled to a sum, and the logarithm of one more is taken.
+
+    Examples
+    --------
+    >>> import nh2st as nh
+    >>> nh.models.Target.named("default").describe()
+    'ln(1 + x), counts per 10,000 of all genes'
+    """
 
     kind: str
+    """Name of the definition."""
     scaled_over: Literal["all", "panel"]
+    """Genes whose counts are scaled to `target_sum`: all of the table, or the panel."""
     log: Literal["natural", "log10"]
+    """Which logarithm is taken."""
     smoothed: bool
+    """Whether values are the means over a spot and its neighbours on the array."""
     target_sum: float = TARGET_SUM
+    """Sum of the scaled counts of a spot."""
 
     @classmethod
     def named(cls, target: Target | str) -> Target:
@@ -104,7 +118,7 @@ def target_values(counts: Counts, panel: Sequence[str], target: Target, *, smoot
     values = np.full((len(counts.rows), len(columns)), np.nan, dtype=np.float32)
     scaled = log_scaled(counts.matrix, columns[there], target, counts.name).toarray()
     averaged = target.smoothed if smoothed is None else smoothed
-    values[:, there] = window(counts.grid) @ scaled if averaged else scaled
+    values[:, there] = smoothing_window(counts.grid) @ scaled if averaged else scaled
     return values
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nh2st._inference._job import Image, Job
+from nh2st._inference._job import Job, SectionPatches
 from nh2st._inference._local import compute_rows
-from nh2st._inference._rows import Rows
+from nh2st._inference._row_collector import RowCollector
 from nh2st._patches import Pyramid, reading_order
 from nh2st._settings import format_bytes, settings
 
@@ -23,7 +23,7 @@ _LARGEST_IMAGE_BYTES = 16 * 2**20
 
 
 def run_on_cluster(
-    client: Any, job: Job, images: Sequence[Image], advance: Callable[[int], object]
+    client: Any, job: Job, images: Sequence[SectionPatches], advance: Callable[[int], object]
 ) -> Generator[tuple[int, tuple[np.ndarray, ...]], None, None]:
     """Position and rows of each image when it is done, the same rows as in one process.
 
@@ -40,7 +40,7 @@ def run_on_cluster(
 
     _check_sizes(images)
     name = f"nh2st-{uuid.uuid4()}"
-    rows = [Rows(len(windows), job.order) for _, _, windows in images]
+    rows = [RowCollector(len(windows), job.order) for _, _, windows in images]
     futures: dict[Any, tuple[int, np.ndarray]] = {}
     try:
         client.register_plugin(_carrier(job.portable(), images), name=name)
@@ -105,7 +105,7 @@ def check_workers(client: Any) -> None:
         raise RuntimeError(msg)
 
 
-def _check_sizes(images: Sequence[Image]) -> None:
+def _check_sizes(images: Sequence[SectionPatches]) -> None:
     for section, pyramid, _ in images:
         if _is_large(pyramid):
             msg = (
@@ -143,7 +143,7 @@ def _is_large(pyramid: Pyramid) -> bool:
     return False
 
 
-def _pieces(images: Sequence[Image], batch_size: int, n_threads: int) -> Iterator[tuple[int, np.ndarray]]:
+def _pieces(images: Sequence[SectionPatches], batch_size: int, n_threads: int) -> Iterator[tuple[int, np.ndarray]]:
     """Some whole batches of an image, in reading order, so that each batch is the one that one process would have."""
     n_batches = sum(-(-len(windows) // batch_size) for _, _, windows in images)
     size = batch_size * min(_BATCHES_PER_PIECE, max(1, n_batches // (_PIECES_PER_THREAD * max(1, n_threads))))
@@ -153,12 +153,12 @@ def _pieces(images: Sequence[Image], batch_size: int, n_threads: int) -> Iterato
             yield number, order[start : start + size]
 
 
-def _carrier(job: Job, images: Sequence[Image]) -> Any:
+def _carrier(job: Job, images: Sequence[SectionPatches]) -> Any:
     """Plugin that brings job and images once to every worker, also to those that join later."""
     from dask.distributed import WorkerPlugin
 
     class Carrier(WorkerPlugin):
-        def __init__(self, job: Job, images: Sequence[Image]) -> None:
+        def __init__(self, job: Job, images: Sequence[SectionPatches]) -> None:
             self.job, self.images = job, images
 
     return Carrier(job, images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from nh2st._cache import Key, Rows, cached, find_cached
 from nh2st._device import InferencePrecision, Precision
 from nh2st._inference._job import Job
-from nh2st._inference._run import run
+from nh2st._inference._run_job import run
 from nh2st._patches import Windows, patches_key
-from nh2st._sections import Section
 from nh2st._settings import logger, settings
+from nh2st._torch import add_tensors, channel_first, dihedral
 from nh2st.nn import NH2ST, Encoder
-from nh2st.nn._checksum import add_tensors
-from nh2st.nn._images import channel_first, dihedral
+
+if TYPE_CHECKING:
+    from nh2st._sections import Section
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -48,7 +49,8 @@ def encode_sections(
         What tells the module from others: name, checksum of the weights.
     """
     shapes = [(len(window), *shape) for window in windows]
-    keys = [_key(one, window, identity) if keep else None for one, window in zip(sections, windows, strict=True)]
+    pairs = zip(sections, windows, strict=True)
+    keys = [_key(section, window, identity) if keep else None for section, window in pairs]
     found = {}
     for number, (key, size) in enumerate(zip(keys, shapes, strict=True)):
         if key is not None and (array := find_cached(key, shape=size, dtype=np.float16)) is not None:
@@ -130,7 +132,7 @@ class _Oriented(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         turned = list(dihedral(channel_first(images)))
-        return torch.stack([self.encoder.features(one.contiguous()).float() for one in turned]).mean(dim=0)
+        return torch.stack([self.encoder.features(images.contiguous()).float() for images in turned]).mean(dim=0)
 
 
 class _Halved(nn.Module):

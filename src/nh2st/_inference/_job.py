@@ -17,7 +17,7 @@ from nh2st._inference._openvino import with_openvino
 from nh2st._patches import Pyramid, Windows
 from nh2st._settings import logger
 
-Image: TypeAlias = tuple[str, Pyramid, Windows]
+SectionPatches: TypeAlias = tuple[str, Pyramid, Windows]
 """Name of a section, its image, and the windows of its patches."""
 
 _CONVERTING = Lock()

@@ -8,13 +8,13 @@ from contextlib import closing
 import numpy as np
 from torch import Tensor
 
-from nh2st._inference._job import Image, Job
-from nh2st._inference._rows import Rows
+from nh2st._inference._job import Job, SectionPatches
+from nh2st._inference._row_collector import RowCollector
 from nh2st._patches import Pyramid, Windows, iter_batches
 
 
 def run_here(
-    job: Job, images: Sequence[Image], advance: Callable[[int], object]
+    job: Job, images: Sequence[SectionPatches], advance: Callable[[int], object]
 ) -> Generator[tuple[int, tuple[np.ndarray, ...]], None, None]:
     """Position and rows of each image, one after another; `advance` is told how many patches are done."""
     job.prepare()
@@ -26,7 +26,7 @@ def compute_rows(
     job: Job, section: str, pyramid: Pyramid, windows: Windows, advance: Callable[[int], object] | None = None
 ) -> tuple[np.ndarray, ...]:
     """Rows of the patches of one image, by a job that was prepared."""
-    rows = Rows(len(windows), job.order)
+    rows = RowCollector(len(windows), job.order)
     for members, parts in _launched(job, section, pyramid, windows):
         rows.put(members, [part.cpu().numpy() for part in parts])
         if advance is not None:

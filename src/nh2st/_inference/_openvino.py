@@ -20,8 +20,8 @@ from nh2st._inference._int8 import compare_features, quantize, tissue_patches
 from nh2st._inference._telemetry import without_telemetry
 from nh2st._patches import Windows
 from nh2st._settings import logger, settings
+from nh2st._torch import evaluating
 from nh2st.nn import Encoder
-from nh2st.nn._encoder import evaluating
 
 _LEAST_PIXELS = 128 * 224**2
 """A conversion takes about as long as to encode this many pixels of patches without it."""
@@ -35,7 +35,7 @@ CpuPrecision: TypeAlias = Literal["32", "int8"]
 def pays_off(windows: Sequence[Windows]) -> bool:
     """Whether OpenVINO is there, and there are enough patches to convert an encoder for them."""
     there = settings.openvino and find_spec("openvino") is not None
-    return there and sum(len(one) * one.patch_px**2 for one in windows) >= _LEAST_PIXELS
+    return there and sum(len(window) * window.patch_px**2 for window in windows) >= _LEAST_PIXELS
 
 
 def with_openvino(module: nn.Module, patch_px: int, precision: CpuPrecision = "32") -> nn.Module:
@@ -57,10 +57,10 @@ def with_openvino(module: nn.Module, patch_px: int, precision: CpuPrecision = "3
 
 
 def _encoders(module: nn.Module) -> list[Encoder]:
-    return [one for one in module.modules() if isinstance(one, Encoder)]
+    return [part for part in module.modules() if isinstance(part, Encoder)]
 
 
-class _Compiled:
+class _OpenVinoEncoder:
     """An encoder as OpenVINO runs it, one batch at a time: a few patches a thread, which stay in its cache."""
 
     def __init__(self, compiled: Any) -> None:
@@ -110,28 +110,28 @@ def _copy_rows(request: Any, place: tuple[np.ndarray, slice, list[slice]]) -> No
     filled.append(part)
 
 
-class _Known(NamedTuple):
+class _Conversion(NamedTuple):
     """What came of a conversion of an encoder with certain weights: the encoder, or why there is none."""
 
     key: Hashable
-    compiled: _Compiled | None
+    compiled: _OpenVinoEncoder | None
     reason: str
 
 
-_known: WeakKeyDictionary[Encoder, dict[CpuPrecision, _Known]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Encoder, dict[CpuPrecision, _Conversion]] = WeakKeyDictionary()
 
 
-def _forward(encoder: Encoder, compiled: _Compiled, images: Tensor) -> Tensor:
+def _forward(encoder: Encoder, compiled: _OpenVinoEncoder, images: Tensor) -> Tensor:
     pixels = images if images.shape[-1] == 3 else images.movedim(1, -1)
     return compiled(pixels) if compiled.takes(pixels) else type(encoder).forward(encoder, images)
 
 
-def _find_or_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> _Compiled | None:
-    weights = [(one.data_ptr(), one._version) for one in encoder.state_dict().values()]
+def _find_or_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> _OpenVinoEncoder | None:
+    weights = [(weight.data_ptr(), weight._version) for weight in encoder.state_dict().values()]
     key = (patch_px, torch.get_num_threads(), *weights)
     known = _known.setdefault(encoder, {}).get(precision)
     if known is None or known.key != key:
-        known = _known[encoder][precision] = _Known(key, *_try_to_compile(encoder, patch_px, precision))
+        known = _known[encoder][precision] = _Conversion(key, *_try_to_compile(encoder, patch_px, precision))
     if known.compiled is None and precision == "int8":
         reason = known.reason.rstrip(".")
         msg = f'Encoder {encoder.name!r} cannot be run in 8-bit integers: {reason}. Use precision="auto".'
@@ -139,7 +139,7 @@ def _find_or_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -
     return known.compiled
 
 
-def _try_to_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[_Compiled | None, str]:
+def _try_to_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[_OpenVinoEncoder | None, str]:
     try:
         compiled, how = _compile(encoder, patch_px, precision)
     except Exception as error:  # noqa: BLE001, whatever OpenVINO lacks for an encoder, torch has
@@ -151,7 +151,7 @@ def _try_to_compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) ->
     return compiled, ""
 
 
-def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[_Compiled, str]:
+def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[_OpenVinoEncoder, str]:
     """Convert an encoder, and say how it was done.
 
     Raises
@@ -174,7 +174,7 @@ def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[
     # Without the hint, processors with units for half precision would compute in it.
     hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = _Compiled(openvino.Core().compile_model(model, "CPU", {**hints, **threads}))
+    compiled = _OpenVinoEncoder(openvino.Core().compile_model(model, "CPU", {**hints, **threads}))
     if precision == "int8":
         images = torch.from_numpy(tissue_patches(patch_px, _N_COMPARED, seed=1))
         explained = compare_features(encoder, compiled(images), images)
@@ -183,7 +183,7 @@ def _compile(encoder: Encoder, patch_px: int, precision: CpuPrecision) -> tuple[
     return compiled, ""
 
 
-def _compare(encoder: Encoder, compiled: _Compiled, images: Tensor) -> None:
+def _compare(encoder: Encoder, compiled: _OpenVinoEncoder, images: Tensor) -> None:
     with evaluating(encoder):
         expected = encoder(images)
     given = compiled(images)

@@ -8,7 +8,7 @@ from nh2st._metrics._correlation import gene_correlation_agreement, pearson
 from nh2st._metrics._detection import auc
 from nh2st._metrics._score import METRICS, Truth, gene_metrics, score
 from nh2st._metrics._spatial import morans_i, overlap_of_best
-from nh2st._metrics._structure import ssim, windows
+from nh2st._metrics._structure import ssim, ssim_windows
 from nh2st._metrics._subsets import best_genes, mean_over_genes, median_over_genes, top_size
 
 __all__ = [
@@ -28,5 +28,5 @@ __all__ = [
     "score",
     "ssim",
     "top_size",
-    "windows",
+    "ssim_windows",
 ]

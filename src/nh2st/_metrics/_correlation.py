@@ -23,11 +23,11 @@ def gene_correlation_agreement(measured: np.ndarray, predicted: np.ndarray) -> f
     genes remain.
     """
     correlations = [_between_genes(values) for values in (measured, predicted)]
-    varying = np.all([np.isfinite(np.diag(one)) for one in correlations], axis=0)
+    varying = np.all([np.isfinite(np.diag(correlation)) for correlation in correlations], axis=0)
     if varying.sum() < 3:
         return float("nan")
     upper = np.triu_indices(int(varying.sum()), k=1)
-    between = [one[np.ix_(varying, varying)][upper][:, None] for one in correlations]
+    between = [correlation[np.ix_(varying, varying)][upper][:, None] for correlation in correlations]
     return float(pearson(*between)[0])
 
 

@@ -45,7 +45,7 @@ class Truth:
     graph
         Neighbouring spots (n, n), for Moran's I; without it that is NaN.
     window
-        What :func:`nh2st._metrics.windows` gives, (n, n), for the structural similarity; without it that is NaN.
+        What :func:`nh2st._metrics.ssim_windows` gives, (n, n), for the structural similarity; without it that is NaN.
     ceiling
         What :func:`nh2st._metrics.noise_ceiling` gives, (n_genes,), for raw truth; NaN without it.
     """

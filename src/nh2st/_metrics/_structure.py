@@ -15,7 +15,7 @@ _LEAST_SPOTS = 9
 _K1, _K2 = 0.01, 0.03
 
 
-def windows(array: np.ndarray, steps: np.ndarray) -> csr_matrix:
+def ssim_windows(array: np.ndarray, steps: np.ndarray) -> csr_matrix:
     """Matrix (n, n) with 1 where one spot lies in the window around another.
 
     Parameters

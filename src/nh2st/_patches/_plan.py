@@ -44,7 +44,7 @@ class Slab:
 
 
 @dataclass(frozen=True)
-class _Grid:
+class _ChunkGrid:
     """Windows on the chunks of their level: bounds within the image, each (n, 2) as y, x, and edges of the chunks."""
 
     first: np.ndarray
@@ -73,7 +73,7 @@ class _Grid:
         """One past the last row and column that any window needs."""
         return tuple(self.last.max(axis=0).tolist())
 
-    def take(self, windows: np.ndarray) -> _Grid:
+    def take(self, windows: np.ndarray) -> _ChunkGrid:
         return replace(self, first=self.first[windows], last=self.last[windows])
 
     def order(self, columns: int) -> np.ndarray:
@@ -121,13 +121,13 @@ def _too_small(name: str, level: Level, needed: int) -> str:
     )
 
 
-def _grid(windows: Windows) -> _Grid:
+def _grid(windows: Windows) -> _ChunkGrid:
     shape = windows.level.array.shape[1:]
     first, last = (np.clip(bound, 0, shape) for bound in windows.bounds)
-    return _Grid(first, last, *windows.level.chunk_edges)
+    return _ChunkGrid(first, last, *windows.level.chunk_edges)
 
 
-def _sizes(grid: _Grid) -> Iterator[tuple[int, int]]:
+def _sizes(grid: _ChunkGrid) -> Iterator[tuple[int, int]]:
     """Rows and columns of chunks of a slab, from the largest worth having to the smallest possible."""
     columns = len(grid.columns) - 1
     bands = int(max(1, _SLAB_BYTES // (3 * np.diff(grid.rows).max() * grid.columns[-1])))
@@ -140,7 +140,7 @@ def _sizes(grid: _Grid) -> Iterator[tuple[int, int]]:
     yield 1, 1
 
 
-def _slabs(grid: _Grid, level: Level, bands: int, columns: int) -> list[Slab]:
+def _slabs(grid: _ChunkGrid, level: Level, bands: int, columns: int) -> list[Slab]:
     order = grid.order(columns)
     group = (grid.column // columns)[order]
     slabs: list[Slab] = []
@@ -149,7 +149,7 @@ def _slabs(grid: _Grid, level: Level, bands: int, columns: int) -> list[Slab]:
     return slabs
 
 
-def _strip(grid: _Grid, level: Level, order: np.ndarray, bands: int) -> Iterator[Slab]:
+def _strip(grid: _ChunkGrid, level: Level, order: np.ndarray, bands: int) -> Iterator[Slab]:
     """Slabs of one group of columns, from top to bottom; the grid holds its windows in their `order`."""
     if len(order) == 0:
         return
@@ -166,7 +166,7 @@ def _strip(grid: _Grid, level: Level, order: np.ndarray, bands: int) -> Iterator
         read_to = bottom
 
 
-def _pieces(grid: _Grid, level: Level, fresh: int, bottom: int) -> list[tuple[slice, slice]]:
+def _pieces(grid: _ChunkGrid, level: Level, fresh: int, bottom: int) -> list[tuple[slice, slice]]:
     """Chunks that windows touch within some rows, joined to pieces of a few megabytes."""
     near = grid.take((grid.first[:, 0] < bottom) & (grid.last[:, 0] > fresh))
     inner = grid.rows[(grid.rows > fresh) & (grid.rows < bottom)].tolist()
@@ -183,7 +183,7 @@ def _pieces(grid: _Grid, level: Level, fresh: int, bottom: int) -> list[tuple[sl
     return [(rows, slice(max(run.start, held.start), min(run.stop, held.stop))) for rows, runs in bands for run in runs]
 
 
-def _runs(grid: _Grid, top: int, end: int, longest: int) -> list[slice]:
+def _runs(grid: _ChunkGrid, top: int, end: int, longest: int) -> list[slice]:
     """Columns of chunks that windows touch between two rows, neighbours joined up to a length."""
     touching = (grid.first[:, 0] < end) & (grid.last[:, 0] > top) & (grid.first[:, 1] < grid.last[:, 1])
     depth = np.zeros(len(grid.columns), dtype=np.int64)
@@ -199,7 +199,7 @@ def _runs(grid: _Grid, top: int, end: int, longest: int) -> list[slice]:
     return runs
 
 
-def _peak(slabs: list[Slab], grid: _Grid, level: Level) -> int:
+def _peak(slabs: list[Slab], grid: _ChunkGrid, level: Level) -> int:
     """Bytes held at most: a slab that is cut, the next one, and what is decoded for it at a time."""
     before, peak = 0, 0
     for slab in slabs:
@@ -208,7 +208,7 @@ def _peak(slabs: list[Slab], grid: _Grid, level: Level) -> int:
     return peak
 
 
-def _decoded(slab: Slab, grid: _Grid, level: Level) -> int:
+def _decoded(slab: Slab, grid: _ChunkGrid, level: Level) -> int:
     """Bytes of the chunks that all threads together decode at a time."""
     areas = [_whole(grid.rows, rows) * _whole(grid.columns, columns) for rows, columns in slab.pieces]
     return _DECODED_COPIES * 3 * level.array.dtype.itemsize * sum(sorted(areas)[-MOST_WORKERS:])

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nh2st._patches._store import check_store, stored_as
 from nh2st._patches._threads import n_workers
+from nh2st._patches._zarr_source import check_store, stored_as
 from nh2st._settings import logger
 
 _SAMPLE_PX = 256

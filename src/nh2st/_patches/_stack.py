@@ -10,9 +10,9 @@ import numpy as np
 import PIL
 
 from nh2st._cache import Rows, cached
+from nh2st._patches._batches import iter_batches
 from nh2st._patches._plan import BATCH_SHARE
 from nh2st._patches._pyramid import Pyramid
-from nh2st._patches._read import iter_batches
 from nh2st._patches._windows import Windows
 from nh2st._settings import format_bytes, logger, settings
 
@@ -43,10 +43,10 @@ def stack_patches(pyramids: Sequence[Pyramid], windows: Sequence[Windows]) -> np
     """
     pairs = list(zip(pyramids, windows, strict=True))
     shape = (sum(map(len, windows)), windows[0].patch_px, windows[0].patch_px, 3)
-    needed = sum(len(one) * one.patch_bytes for one in windows)
+    needed = sum(len(window) * window.patch_bytes for window in windows)
     if needed > settings.memory_limit:
         _check_cache(needed)
-    batches = [_small_batches(pyramid, one) for pyramid, one in pairs]
+    batches = [_small_batches(pyramid, window) for pyramid, window in pairs]
     if needed > settings.memory_limit:
         logger.info("%s of patches are kept in %s.", format_bytes(needed), settings.cache_dir)
         key = {f"{name} {part}": value for part, pair in enumerate(pairs) for name, value in patches_key(*pair).items()}
@@ -85,11 +85,11 @@ def _small_batches(pyramid: Pyramid, windows: Windows) -> Rows:
 def _joined(batches: Sequence[Rows], windows: Sequence[Windows]) -> Rows:
     """Batches of all images, their positions counted over all of them."""
     offset = 0
-    for parts, one in zip(batches, windows, strict=True):
+    for parts, window in zip(batches, windows, strict=True):
         with closing(parts):
             for members, patches in parts:
                 yield members + offset, patches
-        offset += len(one)
+        offset += len(window)
 
 
 def _check_cache(needed: int) -> None:

@@ -6,7 +6,15 @@ from nh2st._results._evaluation import check_evaluation, forget_evaluation, read
 from nh2st._results._kinds import FOLD_SUFFIX, OUT_OF_FOLD, Kind
 from nh2st._results._names import check_name
 from nh2st._results._reading import dense_columns, predicted_rows
-from nh2st._results._records import companion_layer, kind_at, places_of, provenance_of, records_of, write_record
+from nh2st._results._records import (
+    companion_layer,
+    kind_at,
+    places_of,
+    provenance_of,
+    record_of_layer,
+    records_of,
+    write_record,
+)
 from nh2st._results._replacing import MEMBERS, check_elements, check_gene_flag, check_replaceable, make_room
 from nh2st._results._scales import check_scale, write_scale
 from nh2st._results._writing import editable, scatter_rows, write_layer, write_predictions
@@ -32,6 +40,7 @@ __all__ = [
     "predicted_rows",
     "provenance_of",
     "read_evaluation",
+    "record_of_layer",
     "records_of",
     "scatter_rows",
     "write_evaluation",

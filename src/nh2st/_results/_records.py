@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anndata import AnnData
@@ -80,14 +80,45 @@ def provenance_of(table: AnnData, key: str) -> dict[str, Any]:
     KeyError
         If there are none.
     """
-    recorded = records_of(table)
-    written = [
+    written = _predicted(table)
+    if key not in written:
+        raise KeyError(_no_predictions(key, written))
+    return records_of(table)[key]
+
+
+def record_of_layer(table: AnnData, layer: str) -> tuple[str, dict[str, Any]]:
+    """Name and content of the record that a layer of predictions belongs to.
+
+    That is its own, or for what :func:`nh2st.tl.predict` writes beside its predictions (ridge, standard deviation)
+    that of these.
+
+    Raises
+    ------
+    KeyError
+        If this package wrote no such layer.
+    """
+    written = _predicted(table)
+    beside = {
+        name: key
+        for key in written
+        for attribute, name in places_of(table, key)
+        if attribute == "layers" and name in table.layers
+    }
+    names = beside | {name: name for name in written}
+    if layer not in names:
+        raise KeyError(_no_predictions(layer, sorted(names)))
+    return names[layer], records_of(table)[names[layer]]
+
+
+def _predicted(table: AnnData) -> list[str]:
+    """Names of the predictions that the table holds with what was recorded of them."""
+    return [
         name
-        for name in recorded
+        for name in records_of(table)
         if kind_at(table, name) in PREDICTED_KINDS and (name in table.layers or name in table.obsm)
     ]
-    if key not in written:
-        there = ", ".join(map(repr, written)) or "none"
-        msg = f"There are no predictions {key!r} (there are: {there}). Call `nh.tl.predict(sdata, model)` first."
-        raise KeyError(msg)
-    return recorded[key]
+
+
+def _no_predictions(key: str, there: Iterable[str]) -> str:
+    names = ", ".join(map(repr, there)) or "none"
+    return f"There are no predictions {key!r} (there are: {names}). Call `nh.tl.predict(sdata, model)` first."

@@ -7,7 +7,8 @@ from nh2st._sections._fingerprint import fingerprint
 from nh2st._sections._geometry import affine_to, apply_affine, length_scale, systems_of
 from nh2st._sections._image_scale import NATIVE, Mpp, resolve_mpp
 from nh2st._sections._section import Section, find_sections, pyramid_of
-from nh2st._sections._spot_windows import patch_windows, scaled_windows, windows_of
+from nh2st._sections._selection import ImageKey, Selection
+from nh2st._sections._spot_windows import patch_windows, windows_of
 from nh2st._sections._spots import Spots, find_spots, tables_of
 from nh2st._sections._tables import region_column
 
@@ -15,8 +16,10 @@ __all__ = [
     "NATIVE",
     "Data",
     "ImageData",
+    "ImageKey",
     "Mpp",
     "Section",
+    "Selection",
     "Spots",
     "affine_to",
     "apply_affine",
@@ -29,7 +32,6 @@ __all__ = [
     "pyramid_of",
     "region_column",
     "resolve_mpp",
-    "scaled_windows",
     "systems_of",
     "tables_of",
     "windows_of",

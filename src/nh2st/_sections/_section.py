@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,8 +14,8 @@ from nh2st._keys import NAMESPACE, TILES
 from nh2st._patches import Pyramid, make_pyramid
 from nh2st._sections._data import Data, objects_of
 from nh2st._sections._geometry import affine_to, apply_affine, length_scale, systems_of
-from nh2st._sections._spots import Spots, keep_sections, spots_of_table
-from nh2st._sections._tables import infer_table
+from nh2st._sections._selection import EVERYTHING, Selection
+from nh2st._sections._spots import Spots, keep_sections, spots_of_object
 from nh2st._space import SpotGrid
 
 
@@ -57,31 +56,15 @@ class Section(Spots):
         return self.radius / length_scale(self.image_affine)
 
 
-def find_sections(
-    data: Data,
-    *,
-    sections: Iterable[str] | None = None,
-    spots: str | None = None,
-    table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
-    shapes_key: str | None = None,
-    coordinate_system: str | None = None,
-) -> list[Section]:
+def find_sections(data: Data, selection: Selection = EVERYTHING) -> list[Section]:
     """Sections of the objects, each with its image.
 
     Parameters
     ----------
     data
         A SpatialData, or a list or dictionary of them.
-    sections
-        Names of the sections to keep: regions, or ``object.region``.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
-    image_key
-        Key of the image, or a dictionary from section to image; where absent, the one image that shares a coordinate
-        system with the spots.
+    selection
+        What of it; where no image is named, the one image that shares a coordinate system with the spots.
 
     Returns
     -------
@@ -90,19 +73,16 @@ def find_sections(
     found: list[Spots] = []
     owner: dict[int, SpatialData] = {}
     for key, sdata in objects_of(data, images=True):
-        table = infer_table(sdata, table_key, shapes_key)
-        for one in spots_of_table(key, sdata, table, spots, shapes_key):
-            owner[id(one)] = sdata
-            found.append(one)
-    return [_with_image(one, owner[id(one)], image_key, coordinate_system) for one in keep_sections(found, sections)]
+        for spots in spots_of_object(key, sdata, selection):
+            owner[id(spots)] = sdata
+            found.append(spots)
+    return [_with_image(spots, owner[id(spots)], selection) for spots in keep_sections(found, selection.sections)]
 
 
-def _with_image(
-    spots: Spots, sdata: SpatialData, image_key: str | Mapping[str, str] | None, coordinate_system: str | None
-) -> Section:
-    wanted = image_key.get(spots.name, image_key.get(spots.region)) if isinstance(image_key, Mapping) else image_key
-    image = _infer_image(spots, sdata, wanted or _image_of_tiles(spots), coordinate_system)
-    shared = _shared_systems(spots, sdata, image, coordinate_system)
+def _with_image(spots: Spots, sdata: SpatialData, selection: Selection) -> Section:
+    wanted = selection.image_of(spots.name, spots.region) or _image_of_tiles(spots)
+    image = _infer_image(spots, sdata, wanted, selection.coordinate_system)
+    shared = _shared_systems(spots, sdata, image, selection.coordinate_system)
     fields = {name: getattr(spots, name) for name in ("object_key", "region", "adata", "rows", "element", "positions")}
     candidates = [Section(**fields, coordinate_system=name, sdata=sdata, image_key=image) for name in shared]
     first = candidates[0]

@@ -31,13 +31,6 @@ def windows_of(
     return [patch_windows(one, patch_um=patch_um, patch_px=patch_px, mpp=scale) for one, scale in pairs]
 
 
-def scaled_windows(section: Section, windows: Windows, factor: float) -> Windows:
-    """Windows of another side around the same spots, with as many pixels."""
-    if factor == 1:
-        return windows
-    return plan_windows(section.image, section.pixels, factor * windows.side * windows.level.scale, windows.patch_px)
-
-
 def patch_windows(section: Section, *, patch_um: float, patch_px: int, mpp: Mpp = None) -> Windows:
     """Windows of the section's patches, after checking that every spot lies on the image.
 

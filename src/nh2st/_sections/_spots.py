@@ -21,6 +21,7 @@ from nh2st._sections._geometry import (
     spots_element,
     systems_of,
 )
+from nh2st._sections._selection import EVERYTHING, Selection
 from nh2st._sections._tables import (
     ATTRS,
     annotates_others,
@@ -110,58 +111,32 @@ class Spots:
 
 def tables_of(spots: Iterable[Spots]) -> list[AnnData]:
     """Distinct tables of the sections, in order."""
-    return list({id(one.adata): one.adata for one in spots}.values())
+    return list({id(section.adata): section.adata for section in spots}.values())
 
 
-def find_spots(
-    data: Data,
-    *,
-    sections: Iterable[str] | None = None,
-    spots: str | None = None,
-    table_key: str | None = None,
-    shapes_key: str | None = None,
-    coordinate_system: str | None = None,
-) -> list[Spots]:
+def find_spots(data: Data, selection: Selection = EVERYTHING) -> list[Spots]:
     """Sections of the tables, without their images.
 
     Parameters
     ----------
     data
         A SpatialData or AnnData, or a list or dictionary of them.
-    sections
-        Names of the sections to keep: regions, or ``object.region``.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
+    selection
+        What of it.
 
     Returns
     -------
     One entry a section, in the order of the objects and of the regions of their tables.
     """
-    found = [
-        one
-        for key, value in objects_of(data)
-        for one in _spots_of_object(key, value, spots, table_key, shapes_key, coordinate_system)
-    ]
-    return keep_sections(found, sections)
-
-
-def _spots_of_object(
-    key: str | None,
-    value: SpatialData | AnnData,
-    mask: str | None,
-    table_key: str | None,
-    shapes_key: str | None,
-    coordinate_system: str | None,
-) -> list[Spots]:
-    if isinstance(value, AnnData):
-        return _spots_of_anndata(key, value, mask)
-    table_key = infer_table(value, table_key, shapes_key)
-    found = spots_of_table(key, value, table_key, mask, shapes_key)
-    for one in found:
-        one.coordinate_system = _own_system(one, coordinate_system)
-    return found
+    found: list[Spots] = []
+    for key, value in objects_of(data):
+        if isinstance(value, AnnData):
+            found += _spots_of_anndata(key, value, selection.spots)
+            continue
+        for spots in spots_of_object(key, value, selection):
+            spots.coordinate_system = _own_system(spots, selection.coordinate_system)
+            found.append(spots)
+    return keep_sections(found, selection.sections)
 
 
 def _own_system(spots: Spots, wanted: str | None) -> str:
@@ -188,10 +163,10 @@ def _spots_of_anndata(key: str | None, adata: AnnData, mask: str | None) -> list
     return [Spots(key, name, adata, np.flatnonzero(used & (labels == name))) for name in named]
 
 
-def spots_of_table(
-    key: str | None, sdata: SpatialData, table_key: str, mask: str | None, shapes_key: str | None
-) -> list[Spots]:
-    """Sections of one table, its rows paired with the spots by instance id."""
+def spots_of_object(key: str | None, sdata: SpatialData, selection: Selection) -> list[Spots]:
+    """Sections of the table that is used, its rows paired with the spots by instance id."""
+    shapes_key, mask = selection.shapes_key, selection.spots
+    table_key = infer_table(sdata, selection.table_key, shapes_key)
     table = sdata.tables[table_key]
     attrs = table.uns[ATTRS]
     region_key, instance_key = attrs["region_key"], attrs["instance_key"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nh2st._slides._read import read_slide
-from nh2st._slides._store import check_target, write_store
+from nh2st._slides._read_slide import read_slide
+from nh2st._slides._zarr_store import check_target, write_store
 
 __all__ = ["check_target", "read_slide", "write_store"]

@@ -9,8 +9,8 @@ import dask.array as da
 import numpy as np
 from PIL import Image
 
-from nh2st._slides._image import CHUNK_PX
-from nh2st._slides._mpp import mpp_of_resolution
+from nh2st._slides._multiscale import CHUNK_PX
+from nh2st._slides._stated_mpp import mpp_of_resolution
 
 _FORMATS = ("PNG", "JPEG")
 _GREY = ("1", "L", "LA", "I", "F")

@@ -10,8 +10,8 @@ import dask.array as da
 import tifffile
 import zarr
 
-from nh2st._slides._image import CHUNK_PX
-from nh2st._slides._mpp import UM_PER_INCH, mpp_of_aperio, mpp_of_ome, mpp_of_resolution
+from nh2st._slides._multiscale import CHUNK_PX
+from nh2st._slides._stated_mpp import UM_PER_INCH, mpp_of_aperio, mpp_of_ome, mpp_of_resolution
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _UM_PER_UNIT = {2: UM_PER_INCH, 3: 10_000.0}
@@ -48,7 +48,7 @@ def read_tiff(path: Path) -> tuple[list[da.Array], float | None]:
         file = tifffile.TiffFile(path, _multifile=False)
         _refuse_entities(file)
         _check_end(file)
-        series = max(file.series, key=lambda one: math.prod(one.shape))
+        series = max(file.series, key=lambda pages: math.prod(pages.shape))
         for level in series.levels:
             _check_page(level.keyframe, file.filehandle.size)
         levels = [_level(series, number) for number in range(len(series.levels))]

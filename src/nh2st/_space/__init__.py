@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from nh2st._space._array_mpp import array_mpp
-from nh2st._space._graph import CoordType, EdgeRule, Edges, connectivities, default_graph, edge_rule, edges_of
+from nh2st._space._edges import Edges, connectivities
+from nh2st._space._graph import CoordType, EdgeRule, default_graph, edge_rule, edges_of
 from nh2st._space._grid import SpotGrid
 from nh2st._space._lattice import GridKind, Lattice
-from nh2st._space._neighborhood import averaging, neighborhood, window
+from nh2st._space._neighborhood import averaging, neighborhood, smoothing_window
 
 __all__ = [
     "CoordType",
@@ -22,5 +23,5 @@ __all__ = [
     "edge_rule",
     "edges_of",
     "neighborhood",
-    "window",
+    "smoothing_window",
 ]

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 from sklearn.neighbors import NearestNeighbors
 
 from nh2st._settings import logger
+from nh2st._space._edges import Edges
 from nh2st._space._grid import SpotGrid
 from nh2st._space._lattice import BOND
 
@@ -18,16 +18,6 @@ CoordType: TypeAlias = Literal["grid", "generic"]
 
 _GENERIC_NEIGHS = 6
 _ISOLATED = 5.0
-
-
-@dataclass(frozen=True)
-class Edges:
-    """Directed edges of one section: row positions within it, and their lengths (1 on grids)."""
-
-    n: int
-    source: np.ndarray
-    target: np.ndarray
-    length: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -51,12 +41,6 @@ class EdgeRule:
 def default_graph(grid: SpotGrid) -> Edges:
     """Edges that :func:`nh2st.pp.spatial_neighbors` gives a section by default."""
     return edges_of(grid, edge_rule(grid, None, None, None))
-
-
-def connectivities(edges: Edges) -> csr_matrix:
-    """Matrix (n, n) with 1 where spots are connected."""
-    ones = np.ones(len(edges.source), dtype=np.float32)
-    return csr_matrix((ones, (edges.source, edges.target)), shape=(edges.n, edges.n))
 
 
 def edge_rule(grid: SpotGrid, n_neighs: int | None, radius: float | None, coord_type: CoordType | None) -> EdgeRule:

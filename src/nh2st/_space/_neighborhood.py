@@ -62,7 +62,7 @@ def _nearest(tree: cKDTree, xy: np.ndarray, rows: np.ndarray, reach: float) -> n
     return np.take_along_axis(np.where(absent, -1, found), order, axis=1)
 
 
-def window(grid: SpotGrid) -> csr_matrix:
+def smoothing_window(grid: SpotGrid) -> csr_matrix:
     """Averaging matrix (n, n) of the paper's smoothing: rows sum to 1, the spot itself included.
 
     The 3 x 3 window of array ids where there are any; on hexagonal arrays the spot and its six neighbours, and

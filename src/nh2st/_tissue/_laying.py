@@ -37,7 +37,7 @@ MIN_TISSUE = 0.4
 
 
 @dataclass(frozen=True)
-class _Slide:
+class _TiledImage:
     """An image to lay tiles on; `pitch` in scale-0 pixels."""
 
     image_key: str
@@ -72,7 +72,7 @@ def lay_tiles(
 
 def _plan(
     sdata: SpatialData, image_key: str | Iterable[str] | None, tile_um: float | None, mpp: Mpp, *, overwrite: bool
-) -> list[_Slide]:
+) -> list[_TiledImage]:
     """Images to lay tiles on, after all checks that need no pixels."""
     images = _images(sdata, image_key)
     check_free(sdata, element_names(images), overwrite=overwrite)
@@ -104,7 +104,7 @@ def _images(sdata: SpatialData, image_key: str | Iterable[str] | None) -> list[s
     return list(sdata.images)
 
 
-def _slide(sdata: SpatialData, key: str, tile_um: float | None, mpp: Mpp) -> _Slide:
+def _slide(sdata: SpatialData, key: str, tile_um: float | None, mpp: Mpp) -> _TiledImage:
     if tile_um is not None:
         positive("tile_um", tile_um)
     bare = Section(None, key, AnnData(), np.arange(0), sdata=sdata, image_key=key)
@@ -121,10 +121,10 @@ def _slide(sdata: SpatialData, key: str, tile_um: float | None, mpp: Mpp) -> _Sl
             f"{scale}). Check the scale (`mpp=`), or choose another `tile_um=`."
         )
         raise ValueError(msg)
-    return _Slide(key, bare.image, scale, pitch)
+    return _TiledImage(key, bare.image, scale, pitch)
 
 
-def _lay(slide: _Slide, min_tissue: float) -> Tiles:
+def _lay(slide: _TiledImage, min_tissue: float) -> Tiles:
     key, shape = slide.image_key, slide.image.shape
     mask = tissue_mask(overview(slide.image, slide.mask_scale))
     if not mask.any():

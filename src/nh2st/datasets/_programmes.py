@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -9,25 +11,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     import pandas as pd
-
-PROGRAMMES: Final = {
-    "housekeeping": ("ACTB", "GAPDH", "B2M", "RPLP0", "RPS18", "EEF1A1", "TMSB4X", "FTL"),
-    "epithelium": ("EPCAM", "KRT8", "KRT18", "KRT19", "CDH1"),
-    "tumor": ("CEACAM6", "S100P", "AGR2", "MUC1", "CD24"),
-    "gland": ("KRT5", "KRT14", "KRT17", "LTF", "PIGR"),
-    "fibroblast": ("COL1A1", "COL1A2", "COL3A1", "DCN", "LUM"),
-    "t_cell": ("CD3D", "CD3E", "CD2", "TRAC", "CCL5"),
-    "plasma_cell": ("IGKC", "IGHG1", "JCHAIN", "MZB1", "IGHA1"),
-    "adipose": ("ADIPOQ", "PLIN1", "FABP4", "LPL", "PLIN4"),
-    "proliferation": ("MKI67", "TOP2A", "CCNB1", "UBE2C", "BIRC5"),
-    "amplicon": ("ERBB2", "GRB7", "STARD3", "PGAP3", "MIEN1"),
-    "nucleolus": ("MYC", "NCL", "NPM1", "FBL", "NOP56"),
-    "matrix": ("POSTN", "SPARC", "FN1", "COL11A1", "THBS2"),
-    "checkpoint": ("CXCL9", "CXCL10", "IDO1", "CD274", "GBP1"),
-    "front": ("MMP11", "MMP14", "TNC", "INHBA", "FAP"),
-    "noise": ("GFAP", "INS", "ALB", "MYH7", "NEUROD1", "SFTPC", "RHO", "TG"),
-}
-"""Genes by the programme that drives them; the genes of ``"noise"`` follow nothing."""
 
 # genes behave the same whatever the seed, so that a model trained on one call's sections fits another call's
 GENE_SEED: Final = 20160701
@@ -43,13 +26,7 @@ def gene_panel(n_genes: int) -> pd.DataFrame:
     import pandas as pd
     from scipy.special import ndtri
 
-    turns = max(map(len, PROGRAMMES.values()))
-    named = [
-        (genes[turn], programme)
-        for turn in range(turns)
-        for programme, genes in PROGRAMMES.items()
-        if turn < len(genes)
-    ]
+    named = _named_genes()
     further = [(f"NOISE{i + 1}", "noise") for i in range(n_genes - len(named))]
     names, programmes = zip(*(named + further)[:n_genes], strict=True)
     # a row per gene, so that a gene does not depend on how many come after it
@@ -66,6 +43,13 @@ def gene_panel(n_genes: int) -> pd.DataFrame:
     )
     panel.loc[panel["programme"] == "noise", "abundance"] *= 0.25
     return panel
+
+
+def _named_genes() -> list[tuple[str, str]]:
+    """Genes with their programmes: the first of each programme, then the second of each, and so on."""
+    programmes = tomllib.loads((resources.files("nh2st.datasets") / "programmes.toml").read_text(encoding="utf-8"))
+    turns = range(max(map(len, programmes.values())))
+    return [(genes[turn], programme) for turn in turns for programme, genes in programmes.items() if turn < len(genes)]
 
 
 def activities(spots: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

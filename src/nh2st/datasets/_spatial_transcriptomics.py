@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nh2st._keys import DONOR
 from nh2st._settings import logger, progress
 from nh2st.datasets._assemble import SpotSection, to_spatialdata
-from nh2st.datasets._files import Layout, section_files
+from nh2st.datasets._section_files import FileLayout, section_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SPOT_RADIUS_UM = 50.0
 
-HER2ST = Layout(
+HER2ST = FileLayout(
     dataset="her2st",
     patterns={
         "counts": ("ST-cnts/{section}.tsv*", "counts/{section}.tsv*"),
@@ -30,7 +30,7 @@ HER2ST = Layout(
 )
 HER2ST_PITCH_UM = 200.0
 
-MOB = Layout(
+MOB = FileLayout(
     dataset="mouse_olfactory_bulb",
     patterns={
         "counts": ("{section}.tsv*",),
@@ -116,12 +116,8 @@ def mouse_olfactory_bulb(
 
     Raises
     ------
-    FileNotFoundError
-        A file is missing from the local folder.
-    ValueError
-        A section is not available, or a download does not have the expected checksum.
-    ConnectionError
-        A file could not be downloaded.
+    FileNotFoundError, ValueError, ConnectionError
+        As in :func:`her2st`.
 
     References
     ----------
@@ -139,7 +135,7 @@ def mouse_olfactory_bulb(
 
 
 def _read(
-    layout: Layout,
+    layout: FileLayout,
     sections: str | Iterable[str],
     path: str | Path | None,
     *,

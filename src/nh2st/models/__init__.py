@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from nh2st.models._encoders import encoders
+from nh2st._estimators import Baselines
+from nh2st._expression import Target
+from nh2st.models._list_encoders import encoders
 from nh2st.models._load import load
 from nh2st.models._model import Model
 from nh2st.models._registry import available
 from nh2st.models._released import from_released
 
-__all__ = ["Model", "available", "encoders", "from_released", "load"]
+__all__ = ["Baselines", "Model", "Target", "available", "encoders", "from_released", "load"]

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nh2st._estimators import Baselines, Estimator, estimator_named
 from nh2st._expression import Target
 from nh2st._settings import logger
-from nh2st.models._baselines import Baselines
 from nh2st.models._file import read_file
-from nh2st.models._model import Model, predicts, under
+from nh2st.models._model import Model, under
 from nh2st.models._registry import find_file, is_name, registry
-from nh2st.nn import Encoder, Network, NetworkConfig, create_encoder, create_network
+from nh2st.nn import Encoder, NetworkConfig, create_encoder
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "config": dict,
@@ -102,8 +102,9 @@ def _path_of(name_or_path: str | Path) -> Path:
 
 def _build(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Model:
     header = _checked(header, path)
-    config = NetworkConfig.from_dict(header["config"])
-    network = _network(config, under("network.", tensors), inference_only=header["inference_only"])
+    estimator = estimator_named(header["config"].get("variant", "paper"))
+    config = estimator.config_class.from_dict(header["config"])
+    network = _network(estimator, config, under("network.", tensors), inference_only=header["inference_only"])
     if len(header["genes"]) != config.n_genes:
         msg = f"{len(header['genes'])} genes in the header, {config.n_genes} outputs"
         raise ValueError(msg)
@@ -113,7 +114,7 @@ def _build(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Mo
         genes=[str(gene) for gene in header["genes"]],
         target=Target.from_dict(header["target"]),
         patch_um=header["patch_um"],
-        baselines=_baselines(config, tensors, shared) if header["baselines"] else None,
+        baselines=_baselines(estimator, config, tensors, shared) if header["baselines"] else None,
         history=header["history"],
         provenance=header["provenance"],
         inference_only=header["inference_only"],
@@ -134,18 +135,20 @@ def _checked(header: dict[str, Any], path: Path) -> dict[str, Any]:
     return header
 
 
-def _network(config: NetworkConfig, weights: dict[str, Tensor], *, inference_only: bool) -> Network:
-    network = create_network(config, encoder_weights=None)
+def _network(estimator: Estimator, config: NetworkConfig, weights: dict[str, Tensor], *, inference_only: bool) -> Any:
+    network = estimator.build(config, None)
     if inference_only:
         state = network.state_dict()
-        weights = {name: value for name, value in state.items() if not predicts(name, config.variant)} | weights
+        weights = {name: value for name, value in state.items() if not estimator.predicts(name)} | weights
     network.load_state_dict(weights)
     return network.eval()
 
 
-def _baselines(config: NetworkConfig, tensors: dict[str, Tensor], shared: Encoder | None) -> Baselines:
+def _baselines(
+    estimator: Estimator, config: NetworkConfig, tensors: dict[str, Tensor], shared: Encoder | None
+) -> Baselines:
     encoder = shared
-    if encoder is None and config.variant == "paper":
+    if encoder is None and estimator.ridge_has_encoder:
         encoder = create_encoder(config.encoder, weights=None)
         encoder.load_state_dict(under("baselines.encoder.", tensors))
     return Baselines(

@@ -12,17 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nh2st._estimators import Baselines, Estimator, estimator_of
 from nh2st._expression import Target
-from nh2st.models._baselines import Baselines
+from nh2st._torch import add_tensors
 from nh2st.models._file import write_file
-from nh2st.nn import Network, NetworkConfig
-from nh2st.nn._checksum import add_tensors
-
-_TEACHING = {
-    "paper": ("gene_encoder.", "image_hypergraph.", "gene_hypergraph.", "cross_attention."),
-    "context": ("genes.", "log_dispersion"),
-}
-"""Parts of each network, or of each of its members, that are for training alone."""
+from nh2st.nn import NetworkConfig
 
 _BASELINE_ENCODER = "baselines.encoder."
 
@@ -41,8 +35,8 @@ class Model:
     (['ERBB2', 'FASN'], 112.0)
     """
 
-    network: Network
-    """The network: a :class:`nh2st.nn.ContextNetwork` or :class:`nh2st.nn.NH2ST`."""
+    network: Any
+    """The network: a :class:`nh2st.nn.ContextNetwork`, a :class:`nh2st.nn.NH2ST`, or that of another estimator."""
     genes: list[str]
     """The panel, in the order of the network's outputs."""
     target: Target
@@ -62,6 +56,11 @@ class Model:
     def config(self) -> NetworkConfig:
         """Settings of the network."""
         return self.network.config
+
+    @property
+    def estimator(self) -> Estimator:
+        """How the network is trained and predicts."""
+        return estimator_of(self.network)
 
     @property
     def patch_px(self) -> int:
@@ -155,7 +154,7 @@ class Model:
         return {
             name: _halved(tensor) if name in large else tensor
             for name, tensor in tensors.items()
-            if not name.startswith("network.") or predicts(name.removeprefix("network."), self.config.variant)
+            if not name.startswith("network.") or self.estimator.predicts(name.removeprefix("network."))
         }
 
     def summary(self) -> str:
@@ -163,12 +162,12 @@ class Model:
         weights = sum(
             weight.numel()
             for name, weight in self.network.named_parameters()
-            if not self.inference_only or predicts(name, self.config.variant)
+            if not self.inference_only or self.estimator.predicts(name)
         )
         form = ", rounded to half precision, for prediction" if self.inference_only else ""
         patch = f"{self.patch_px} px" + ("" if self.patch_um is None else f" of {self.patch_um:g} um")
         scores = [row["val_pearson"] for row in self.history if "val_pearson" in row] or [float("nan")]
-        kept = f"best mean PCC {max(scores):.3f}" if self.config.variant == "paper" else f"mean PCC {scores[-1]:.3f}"
+        kept = f"best mean PCC {max(scores):.3f}" if self.estimator.early_stopping else f"mean PCC {scores[-1]:.3f}"
         first = ", ".join(self.genes[:5]) + (", ..." if len(self.genes) > 5 else "")
         lines = [
             f"{self.name}",
@@ -185,13 +184,6 @@ class Model:
     def __repr__(self) -> str:
         form = ", for prediction" if self.inference_only else ""
         return f"Model({self.name}: {len(self.genes)} genes, {len(self.history)} epochs{form})"
-
-
-def predicts(name: str, variant: str) -> bool:
-    """Whether a prediction needs a weight of the network, by its name."""
-    if name.startswith("members."):
-        name = name.split(".", 2)[-1]
-    return not name.startswith(_TEACHING[variant])
 
 
 def _halved(tensor: Tensor) -> Tensor:

@@ -25,6 +25,9 @@ from nh2st.models._file import SUFFIX
 WEIGHTS_URL_VARIABLE: Final = "NH2ST_WEIGHTS_URL"
 WEIGHTS_FOLDER: Final = "weights"
 REGISTRY_FILE: Traversable = resources.files("nh2st.models") / "registry.json"
+NO_HOME: Final = "example.org"
+"""Host of a project that has no address yet: it is reserved for examples (RFC 2606)."""
+
 CHECKOUT: Final = Path(__file__).parents[3]
 
 # No dot and no slash: neither a path nor the name of a file.
@@ -209,7 +212,7 @@ def weights_url() -> str | None:
 def _source_url() -> str | None:
     for entry in metadata("nh2st").get_all("Project-URL") or []:
         label, _, url = entry.partition(",")
-        if label.strip().lower() == "source":
+        if label.strip().lower() == "source" and urlparse(url.strip()).hostname != NO_HOME:
             return url.strip().rstrip("/").removesuffix(".git")
     return None
 

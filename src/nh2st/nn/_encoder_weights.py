@@ -13,15 +13,13 @@ from typing import Any, Final
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nh2st._download import download
 from nh2st._settings import logger, settings
-from nh2st.nn._encoder_table import CIGA_URL, LITE0, LITE0_PACKAGE, PIP, EncoderSpec
+from nh2st._torch import read_tensors
+from nh2st.nn._encoder_table import LITE0, LITE0_PACKAGE, PIP, EncoderSpec
 from nh2st.nn._hub import HUB, hub_file
-from nh2st.nn._torch_files import read_checkpoint
 
 PRETRAINED: Final = "pretrained"
 LITE0_FILE: Final = "models/efficientnet-lite0-57934424.pth"
@@ -44,42 +42,6 @@ def filled_model(spec: EncoderSpec, weights: str | PathLike[str] | None) -> Any:
     else:
         _load_state(model, read_tensors(weights), fspath(weights))
     return model
-
-
-def read_tensors(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """Read the named tensors of a safetensors or PyTorch file, on the CPU; nothing in the file is executed.
-
-    Parameters
-    ----------
-    path
-        The file. In a PyTorch file, state dicts under ``"state_dict"`` or ``"model"`` are found, and Python objects are
-        passed over.
-
-    Returns
-    -------
-    The tensors by name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no whole file of named tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        msg = f"There is no file of weights {path}."
-        raise FileNotFoundError(msg)
-    if path.suffix != ".safetensors":
-        return read_checkpoint(path)
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        msg = (
-            f"{path} cannot be read as weights: it is no whole safetensors file ({error}). A download may have been "
-            "cut short, or be a web page."
-        )
-        raise ValueError(msg) from error
 
 
 def _empty_model(spec: EncoderSpec) -> Any:
@@ -106,7 +68,7 @@ def _pretrained_model(spec: EncoderSpec) -> Any:
         model = _empty_model(spec)
         model.load_state_dict(_lite0_state(model))
         return model
-    path = _hub_file(spec, source) if source.startswith(HUB) else _downloaded_ciga(spec)
+    path = _hub_file(spec, source) if source.startswith(HUB) else _downloaded_ciga(spec, source)
     model = _empty_model(spec)
     _load_state(model, read_tensors(path), fspath(path))
     return model
@@ -131,11 +93,11 @@ def _model_of_timm(spec: EncoderSpec) -> Any:
         raise RuntimeError(msg) from error
 
 
-def _downloaded_ciga(spec: EncoderSpec) -> Path:
-    target = Path(settings.cache_dir).expanduser() / "encoders" / PurePosixPath(CIGA_URL).name
+def _downloaded_ciga(spec: EncoderSpec, url: str) -> Path:
+    target = Path(settings.cache_dir).expanduser() / "encoders" / PurePosixPath(url).name
     hint = "Or pass a file that you have: encoder_weights=<local file>."
     try:
-        return download(CIGA_URL, target, sha256=CIGA_SHA256, size=CIGA_BYTES, hint=hint)
+        return download(url, target, sha256=CIGA_SHA256, size=CIGA_BYTES, hint=hint)
     except (ConnectionError, ValueError) as error:
         msg = f"The weights of encoder {spec.name!r} could not be had. {error}"
         raise RuntimeError(msg) from error

@@ -31,7 +31,6 @@ class NeighborContext(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from nh2st.nn import NeighborContext
     >>> context = NeighborContext(4, 8, heads=2)
     >>> context(torch.ones(3, 5, 4), torch.ones(3, 5, dtype=torch.bool)).shape
     torch.Size([3, 8])

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from nh2st._torch import channel_first
+from nh2st.nn._augmentation import random_dihedral
 from nh2st.nn._batch import NeighborBatch
 from nh2st.nn._build import Network
-from nh2st.nn._images import channel_first, random_dihedral
 
 PRECISIONS = ("32", "bf16-mixed")
 

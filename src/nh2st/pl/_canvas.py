@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from nh2st._patches import Pyramid
-from nh2st._sections import NATIVE, Data, Section, Spots, find_sections, find_spots, resolve_mpp
+from nh2st._sections import NATIVE, Data, Section, Selection, Spots, find_sections, find_spots, resolve_mpp
 from nh2st.pl._figure import DARK
 
 _BACKGROUND_PX = 1000
@@ -67,8 +67,8 @@ def find_canvases(
         "coordinate_system": coordinate_system,
     }
     if image:
-        return [_over_image(one) for one in find_sections(data, image_key=image_key, **chosen)]
-    return [_canvas(one, one.xy, one.radius) for one in find_spots(data, **chosen)]
+        return [_over_image(one) for one in find_sections(data, Selection(image_key=image_key, **chosen))]
+    return [_canvas(one, one.xy, one.radius) for one in find_spots(data, Selection(**chosen))]
 
 
 def _over_image(section: Section) -> Canvas:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from nh2st._keys import PREDICTION, RIDGE_SUFFIX
+from nh2st._keys import BASELINE_NAMES, MODEL, PREDICTION, RIDGE_SUFFIX
 from nh2st._results import provenance_of
-from nh2st._sections import Data, find_spots, tables_of
+from nh2st._sections import Data, Selection, find_spots, tables_of
 from nh2st.pl._figure import ABOVE, BLUE, DARK, GREY, ORANGE, check_path, finish, house_style
 
 _SIZE_INCHES = (5.6, 3.4)
@@ -71,11 +71,11 @@ def gene_correlation(
     _, ax = plt.subplots(figsize=_SIZE_INCHES, layout="constrained")
     ranks = np.arange(1, len(scores) + 1)
     ax.axhline(0, color=GREY, lw=0.8, zorder=1)
-    if "ridge" in scores:
-        label = f"ridge, mean {scores['ridge'].mean():.3f}"
-        ax.scatter(ranks, scores["ridge"], s=10, color=ORANGE, alpha=0.6, lw=0, label=label, zorder=2)
-    label = f"model, mean {scores['model'].mean():.3f}"
-    ax.plot(ranks, scores["model"], ".-", color=BLUE, ms=4, lw=1, label=label, zorder=3)
+    if RIDGE_SUFFIX in scores:
+        label = f"{BASELINE_NAMES[RIDGE_SUFFIX]}, mean {scores[RIDGE_SUFFIX].mean():.3f}"
+        ax.scatter(ranks, scores[RIDGE_SUFFIX], s=10, color=ORANGE, alpha=0.6, lw=0, label=label, zorder=2)
+    label = f"{MODEL}, mean {scores[MODEL].mean():.3f}"
+    ax.plot(ranks, scores[MODEL], ".-", color=BLUE, ms=4, lw=1, label=label, zorder=3)
     margin = 0.02 * len(ranks)
     ax.set(xlabel="gene, ranked by the model", ylabel="PCC over spots", xlim=(1 - margin, len(ranks) + margin))
     _label_best(ax, scores, n_labels)
@@ -86,18 +86,18 @@ def gene_correlation(
 
 def _scores(data: Data, key: str, table_key: str | None) -> pd.DataFrame:
     """Correlations of the genes, the best first; mean over the tables."""
-    columns = {"model": f"{key}_pearson", "ridge": f"{key}_{RIDGE_SUFFIX}_pearson"}
+    columns = {MODEL: f"{key}_pearson", RIDGE_SUFFIX: f"{key}_{RIDGE_SUFFIX}_pearson"}
     found: dict[str, list[pd.Series]] = {name: [] for name in columns}
-    for table in tables_of(find_spots(data, table_key=table_key)):
+    for table in tables_of(find_spots(data, Selection(table_key=table_key))):
         provenance_of(table, key)
-        if columns["model"] not in table.var:
+        if columns[MODEL] not in table.var:
             msg = f"The predictions {key!r} have not been evaluated. Call `nh.tl.evaluate(sdata, {key!r})` first."
             raise KeyError(msg)
         for name, column in columns.items():
             if column in table.var:
                 found[name].append(table.var[column])
     means = {name: pd.concat(parts, axis=1).mean(axis=1) for name, parts in found.items() if parts}
-    scores = pd.DataFrame(means).dropna(subset="model").sort_values("model", ascending=False, kind="stable")
+    scores = pd.DataFrame(means).dropna(subset=MODEL).sort_values(MODEL, ascending=False, kind="stable")
     if scores.empty:
         msg = f"No gene of {key!r} has a correlation: measured or predicted values do not vary."
         raise ValueError(msg)
@@ -106,7 +106,7 @@ def _scores(data: Data, key: str, table_key: str | None) -> pd.DataFrame:
 
 def _label_best(ax: Axes, scores: pd.DataFrame, n_labels: int) -> None:
     """Name the best genes in a column right of them, above everything that lies there."""
-    best = scores["model"].iloc[: max(n_labels, 0)]
+    best = scores[MODEL].iloc[: max(n_labels, 0)]
     start = 1 + _LABEL_AT * len(scores)
     low, _ = ax.get_ylim()
     passed = scores.iloc[int(start) - 1 : int(start + _LABEL_WIDTH * len(scores)) + 1].to_numpy()

@@ -13,7 +13,7 @@ from matplotlib.patches import Circle
 
 from nh2st._keys import PATCH_PX, PATCH_UM
 from nh2st._patches import read_patches
-from nh2st._sections import NATIVE, ImageData, Mpp, Section, find_sections, patch_windows, resolve_mpp
+from nh2st._sections import NATIVE, ImageData, Mpp, Section, Selection, find_sections, patch_windows, resolve_mpp
 from nh2st.pl._figure import DARK, check_path, finish, house_style
 
 _PANEL_INCHES = 1.35
@@ -100,15 +100,7 @@ def patches(
     if n < 1:
         msg = f"n must be at least 1, not {n}."
         raise ValueError(msg)
-    found = find_sections(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
     rng = np.random.default_rng(seed)
     shares = [len(part) for part in np.array_split(np.arange(n), len(found))]
     samples = [

@@ -15,7 +15,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
 from nh2st._keys import TILES_TABLE
-from nh2st._sections import ImageData, Section, affine_to, apply_affine, find_sections, objects_of
+from nh2st._sections import ImageData, Section, Selection, affine_to, apply_affine, find_sections, objects_of
 from nh2st._tissue import laid_tiles, overview
 from nh2st.pl._canvas import Canvas, draw_scale_bar
 from nh2st.pl._figure import BLUE, DARK, check_path, finish, house_style
@@ -81,7 +81,7 @@ def tissue(
     """
     path = check_path(save)
     images = _images(data)
-    found = find_sections(data, sections=sections, table_key=TILES_TABLE, image_key=images)
+    found = find_sections(data, Selection(sections, table_key=TILES_TABLE, image_key=images))
     slides = [_slide(one) for one in found]
     axes = _subplots(slides)
     for ax, slide, section in zip(axes, slides, found, strict=True):

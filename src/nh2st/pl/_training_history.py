@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from nh2st._keys import NAMESPACE, TRAINING, UNDEFINED_SCORE
-from nh2st._sections import Data, find_spots, tables_of
+from nh2st._sections import Data, Selection, find_spots, tables_of
 from nh2st.pl._figure import ABOVE, BLUE, DARK, GREEN, GREY, ORANGE, check_path, finish, house_style
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _history(model: Model | Data, table_key: str | None) -> pd.DataFrame:
 
 def _recorded(data: Data, table_key: str | None) -> dict[str, list[float]]:
     records = {}
-    for table in tables_of(find_spots(data, table_key=table_key)):
+    for table in tables_of(find_spots(data, Selection(table_key=table_key))):
         if TRAINING in table.uns.get(NAMESPACE, {}):
             record = table.uns[NAMESPACE][TRAINING]
             records[record["sha256"]] = record["history"]

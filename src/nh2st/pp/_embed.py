@@ -14,7 +14,17 @@ from nh2st._device import InferencePrecision
 from nh2st._inference import check_place, checksum, features_of
 from nh2st._keys import EMBEDDING, ENCODER, PATCH_PX, PATCH_UM
 from nh2st._results import Kind, check_replaceable, make_room, write_record
-from nh2st._sections import NATIVE, ImageData, Mpp, Section, find_sections, resolve_mpp, tables_of, windows_of
+from nh2st._sections import (
+    NATIVE,
+    ImageData,
+    Mpp,
+    Section,
+    Selection,
+    find_sections,
+    resolve_mpp,
+    tables_of,
+    windows_of,
+)
 from nh2st.nn import create_encoder
 
 
@@ -108,15 +118,7 @@ def embed(
     """
     at_least_one("batch_size", batch_size)
     meant = check_place(device, precision, client)
-    found = find_sections(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
     check_replaceable(tables_of(found), key_added, Kind.EMBEDDING, overwrite=overwrite)
     scales = [resolve_mpp(section, mpp) for section in found]
     windows = windows_of(found, patch_um=patch_um, patch_px=patch_px, mpp=scales)

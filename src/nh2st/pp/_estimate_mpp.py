@@ -9,7 +9,7 @@ import numpy as np
 
 from nh2st._keys import VISIUM_PITCH_UM
 from nh2st._results import check_scale, write_scale
-from nh2st._sections import ImageData, Section, find_sections
+from nh2st._sections import ImageData, Section, Selection, find_sections
 from nh2st._settings import logger
 from nh2st._space import array_mpp
 
@@ -70,15 +70,7 @@ def estimate_mpp(
     if pitch_um is not None and not 0 < pitch_um < np.inf:
         msg = f"`pitch_um` must be a positive number of micrometres, not {pitch_um!r}."
         raise ValueError(msg)
-    found = find_sections(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
     estimates = defaultdict(list)
     objects = {id(section.sdata): section.sdata for section in found}
     for section in found:

@@ -12,8 +12,8 @@ from scipy.sparse import csr_matrix
 from nh2st._expression import Target, check_genes, log_scaled, match_panel, read_counts
 from nh2st._keys import GENE_FLAG, TARGET_LAYER
 from nh2st._results import Kind, check_replaceable, editable, make_room, scatter_rows, write_record
-from nh2st._sections import Data, Spots, find_spots, tables_of
-from nh2st._space import window
+from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
+from nh2st._space import smoothing_window
 
 
 def normalize(
@@ -81,7 +81,7 @@ def normalize(
     """
     chosen = Target.named(target)
     data = editable(data, copy)
-    found = find_spots(data, sections=sections, spots=spots, table_key=table_key)
+    found = find_spots(data, Selection(sections, spots, table_key))
     tables = tables_of(found)
     check_replaceable(tables, key_added, Kind.NORMALIZED, overwrite=overwrite)
     panels = [_columns(table, chosen, genes) for table in tables]
@@ -116,7 +116,7 @@ def _values(spots: Spots, columns: np.ndarray | None, target: Target, layer: str
     counts = read_counts(spots, layer)
     values = log_scaled(counts.matrix, columns, target, spots.name)
     if target.smoothed:
-        values = csr_matrix(window(spots.grid) @ values).astype(np.float32)
+        values = csr_matrix(smoothing_window(spots.grid) @ values).astype(np.float32)
     if columns is None:
         return values
     placed = values.tocoo()

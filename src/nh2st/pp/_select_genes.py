@@ -9,7 +9,7 @@ from anndata import AnnData
 from nh2st._expression import RankingMethod, check_genes, choose_genes, match_panel, read_counts
 from nh2st._keys import GENE_FLAG, N_GENES
 from nh2st._results import check_gene_flag, editable
-from nh2st._sections import Data, find_spots, tables_of
+from nh2st._sections import Data, Selection, find_spots, tables_of
 
 
 def select_genes(
@@ -77,8 +77,8 @@ def select_genes(
     10
     """
     data = editable(data, copy)
-    chosen = find_spots(data, sections=sections, spots=spots, table_key=table_key)
-    everywhere = chosen if sections is None else find_spots(data, spots=spots, table_key=table_key)
+    chosen = find_spots(data, Selection(sections, spots, table_key))
+    everywhere = chosen if sections is None else find_spots(data, Selection(spots=spots, table_key=table_key))
     check_gene_flag(tables_of(everywhere), overwrite=overwrite)
     if genes is None:
         panel = choose_genes([read_counts(section, layer) for section in chosen], n_genes, method)

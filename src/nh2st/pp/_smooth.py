@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix, issparse
 
 from nh2st._keys import CONNECTIVITIES_SUFFIX, SMOOTH_SUFFIX, SPATIAL_KEY
 from nh2st._results import Kind, check_replaceable, editable, make_room, write_record
-from nh2st._sections import Data, Spots, find_spots, tables_of
+from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._settings import logger
 from nh2st._space import averaging
 from nh2st.pp._spatial_neighbors import Graph, graphs_of, write_graph
@@ -77,7 +77,7 @@ def smooth(
     """
     key_added = key_added or f"{layer}_{SMOOTH_SUFFIX}"
     data = editable(data, copy)
-    found = find_spots(data, sections=sections, spots=spots, table_key=table_key)
+    found = find_spots(data, Selection(sections, spots, table_key))
     tables = tables_of(found)
     for table in tables:
         if layer not in table.layers:

@@ -12,7 +12,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 
 from nh2st._keys import CONNECTIVITIES_SUFFIX, DISTANCES_SUFFIX, NEIGHBORS_SUFFIX, SPATIAL_KEY
 from nh2st._results import Kind, check_replaceable, editable, make_room, write_record
-from nh2st._sections import Data, Spots, find_spots, tables_of
+from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._space import CoordType, EdgeRule, Edges, edge_rule, edges_of
 
 
@@ -84,14 +84,7 @@ def spatial_neighbors(
     """
     _check(n_neighs, radius, coord_type)
     data = editable(data, copy)
-    found = find_spots(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    found = find_spots(data, Selection(sections, spots, table_key, None, shapes_key, coordinate_system))
     check_replaceable(tables_of(found), key_added, Kind.GRAPH, overwrite=overwrite)
     for table, graph in graphs_of(found, n_neighs, radius, coord_type):
         write_graph(table, key_added, graph)

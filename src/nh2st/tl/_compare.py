@@ -32,8 +32,9 @@ def compare(
     Parameters
     ----------
     scores
-        What :func:`nh2st.tl.cross_validate` returned. Tables of several seeds may be joined, with the seed in a column
-        ``seed``: scores of a gene are averaged over seeds first (and over folds, where folds divide a section).
+        What :func:`nh2st.tl.cross_validate` or :func:`nh2st.tl.evaluate` returned. Tables of several seeds may be
+        joined, with the seed in a column ``seed``: scores of a gene are averaged over seeds first (and over folds,
+        where folds divide a section).
     model, baseline
         Models to compare, as named in ``scores["model"]``.
     metric
@@ -108,9 +109,13 @@ def compare(
 def _pairs(scores: pd.DataFrame, model: str, baseline: str, metric: str, truth: str) -> pd.DataFrame:
     """Values of both models, columns ``model`` and ``baseline``; a row for each section and gene."""
     if lacking := [name for name in _COLUMNS if name not in scores]:
-        msg = f"scores lacks the columns {', '.join(map(repr, lacking))}: give what `nh.tl.cross_validate` returned."
+        msg = (
+            f"scores lacks the columns {', '.join(map(repr, lacking))}: give what `nh.tl.cross_validate` or "
+            "`nh.tl.evaluate` returned."
+        )
         raise KeyError(msg)
-    chosen = scores[scores["gene"] != ""]
+    # Empty for a section as a whole, and missing where the scores were read from a CSV file.
+    chosen = scores[scores["gene"].fillna("") != ""]
     for name, value in (("metric", metric), ("truth", truth), ("model", model), ("model", baseline)):
         if value not in set(chosen[name]):
             there = ", ".join(map(repr, chosen[name].unique()))

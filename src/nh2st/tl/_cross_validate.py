@@ -8,18 +8,18 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from nh2st._keys import CROSS_VALIDATION
-from nh2st._sections import ImageData, Section, find_sections
+from nh2st._estimators import FURTHER_BASELINES
+from nh2st._keys import BASELINE_NAMES, CROSS_VALIDATION
+from nh2st._sections import ImageData, Section, Selection, find_sections, fingerprint
 from nh2st._settings import logger
-from nh2st.tl._folds._data import Bench, warn_of_flagged_genes
+from nh2st.tl._folds._data import FoldData, warn_of_flagged_genes
 from nh2st.tl._folds._fold_layers import check_layers, record_folds
 from nh2st.tl._folds._identity import identity_of
-from nh2st.tl._folds._run import EXTRAS, TWICE_THE_SIDE, FoldRunner, FoldTask
-from nh2st.tl._folds._settings_to_try import candidates_of
-from nh2st.tl._folds._split import Fold, Layout, folds_of, warn_of_blocks
+from nh2st.tl._folds._run import FoldRunner, FoldTask
+from nh2st.tl._folds._settings_to_try import Candidates, candidates_of
+from nh2st.tl._folds._split import Fold, FoldLayout, folds_of, warn_of_blocks
 from nh2st.tl._folds._store import FoldFolder, FoldResult
-from nh2st.tl._prediction._writing import fingerprint
-from nh2st.tl._training._settings import Recipe
+from nh2st.tl._training._settings import TrainingSettings
 from nh2st.tl._training._starting_model import trained_on
 from nh2st.tl._training._validation_split import groups_of
 
@@ -139,34 +139,32 @@ def cross_validate(
     """
     candidates = candidates_of(training, settings, target=target, seed=seed)
     extras = _further_baselines(baselines)
-    found = find_sections(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
     check_layers(found, key_added, baselines=extras is not None, overwrite=overwrite)
-    for recipe in (candidates.recipe, *candidates.named.values()):
-        _check_unseen(found, recipe)
-    bench = Bench(found, groups_of(found, groups), genes, layer, candidates.place)
+    for settings_to_try in candidates.all:
+        _check_unseen(found, settings_to_try)
+    place = candidates.place
+    spots_of_all = FoldData(found, groups_of(found, groups), layer, place.device, place.precision, genes, place)
     warn_of_flagged_genes(found, genes)
-    layout = bench.layout([candidates.recipe, *candidates.named.values()], twice=TWICE_THE_SIDE in (extras or ()))
+    tasks = _tasks(spots_of_all, candidates, n_folds, twice="2x" in (extras or ()))
+    for settings_to_try in candidates.all:
+        settings_to_try.new_model(tasks[0].panel)
+    panels = [task.panel for task in tasks]
+    kept = FoldFolder(folder, lambda: identity_of(spots_of_all, candidates, panels, n_folds, extras))
+    results = _run_folds(FoldRunner(spots_of_all, candidates, extras), tasks, kept)
+    record_folds(spots_of_all, key_added, [task.fold for task in tasks], results, candidates.asked)
+    return _joined(results)
+
+
+def _tasks(data: FoldData, candidates: Candidates, n_folds: int | None, *, twice: bool) -> list[FoldTask]:
+    """Every fold with its panel and, where there are settings to choose from, its inner folds."""
+    layout = data.layout(candidates.all, twice=twice)
     warn_of_blocks(layout)
     folds = folds_of(layout, n_folds)
     inner = [_inner_folds(layout, fold, n_folds) if len(candidates.named) > 1 else [] for fold in folds]
-    panels = [bench.panel(fold) for fold in folds]
-    for recipe in (candidates.recipe, *candidates.named.values()):
-        recipe.new_model(panels[0])
-    inner_panels = [[bench.panel(one) for one in folds_within] for folds_within in inner]
-    kept = FoldFolder(folder, lambda: identity_of(bench, candidates, panels, n_folds, extras))
-    runner = FoldRunner(bench, candidates.recipe, candidates.named, extras)
-    tasks = [FoldTask(*task) for task in zip(folds, panels, inner, inner_panels, strict=True)]
-    results = _run_folds(runner, tasks, kept)
-    record_folds(bench, key_added, folds, results, candidates.recipe)
-    return _joined(results)
+    panels = [data.panel(fold) for fold in folds]
+    inner_panels = [[data.panel(fold) for fold in folds_within] for folds_within in inner]
+    return [FoldTask(*task) for task in zip(folds, panels, inner, inner_panels, strict=True)]
 
 
 def _further_baselines(baselines: object) -> list[str] | None:
@@ -174,24 +172,24 @@ def _further_baselines(baselines: object) -> list[str] | None:
     if isinstance(baselines, bool):
         return [] if baselines else None
     names = [baselines] if isinstance(baselines, str) else baselines
-    if not isinstance(names, Collection) or not set(names) <= set(EXTRAS):
-        msg = f"baselines must be True, False, or some of {', '.join(map(repr, EXTRAS))}, not {baselines!r}."
+    if not isinstance(names, Collection) or not set(names) <= set(FURTHER_BASELINES):
+        msg = f"baselines must be True, False, or some of {', '.join(map(repr, FURTHER_BASELINES))}, not {baselines!r}."
         raise ValueError(msg)
-    return [name for name in EXTRAS if name in names]
+    return [name for name in FURTHER_BASELINES if name in names]
 
 
-def _check_unseen(sections: Sequence[Section], recipe: Recipe) -> None:
+def _check_unseen(sections: Sequence[Section], settings: TrainingSettings) -> None:
     """Refuse an encoder that was trained on what is tested."""
-    seen = set(trained_on(recipe.encoder_weights))
-    if known := [one.name for one in sections if fingerprint(one) in seen]:
+    seen = set(trained_on(settings.encoder_weights))
+    if known := [section.name for section in sections if fingerprint(section) in seen]:
         msg = (
-            f"The encoder of {recipe.encoder_weights} was trained on section {', '.join(map(repr, known))}, so that "
+            f"The encoder of {settings.encoder_weights} was trained on section {', '.join(map(repr, known))}, so that "
             "scores there would be optimistic. Give other `encoder_weights=`, or leave it out with `sections=`."
         )
         raise ValueError(msg)
 
 
-def _inner_folds(layout: Layout, fold: Fold, n_folds: int | None) -> list[Fold]:
+def _inner_folds(layout: FoldLayout, fold: Fold, n_folds: int | None) -> list[Fold]:
     """Folds of the training spots, as many as there are of all spots where that can be."""
     n_groups = len(set(layout.group[fold.training]))
     most = n_folds if n_folds is None or n_groups == 1 else min(n_folds, n_groups)
@@ -232,5 +230,5 @@ def _joined(results: Sequence[FoldResult]) -> pd.DataFrame:
     joined = pd.concat(frames, ignore_index=True)
     whole = joined[(joined["gene"] == "") & (joined["metric"] == "pearson") & (joined["truth"] == "raw")]
     for model, score in whole.groupby("model", sort=False)["value"].mean().dropna().items():
-        logger.info("Mean PCC over genes and sections, %s: %.3f.", model, score)
+        logger.info("Mean PCC over genes and sections, %s: %.3f.", BASELINE_NAMES.get(str(model), model), score)
     return joined[["fold", "section", "gene", "model", "truth", "metric", "value"]]

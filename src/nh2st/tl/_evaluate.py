@@ -10,14 +10,12 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st._expression import Target
-from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
-from nh2st._metrics import METRICS, mean_over_genes
+from nh2st._keys import MODEL, NAMESPACE, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
 from nh2st._results import dense_columns, predicted_rows, provenance_of, write_evaluation
-from nh2st._sections import Data, Spots, find_spots, tables_of
+from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._settings import logger
-from nh2st.tl._section_scores import RAW, nothing_in_common, score_section
+from nh2st.tl._section_scores import nothing_in_common, score_section, tidy_scores
 
-MODEL, RIDGE, TRAINING_MEAN = "model", "ridge", "training mean"
 _FAR_FEWER = 0.5
 
 
@@ -57,8 +55,9 @@ def evaluate(
 
     Returns
     -------
-    Table with a row for each section, gene, model (``"model"``, ``"ridge"``, ``"training mean"``) and truth (``"raw"``,
-    ``"smoothed"``), and a column for each metric:
+    Tidy table with the columns ``section``, ``gene`` (empty for metrics of the section as a whole), ``model``
+    (``"model"``, ``"ridge"``, ``"training_mean"``), ``truth`` (``"raw"``, ``"smoothed"``), ``metric`` and ``value``, as
+    :func:`nh2st.tl.cross_validate` gives it for each fold; :func:`nh2st.tl.compare` takes it. The metrics of a gene:
 
     - ``pearson``, ``spearman``: correlation over spots; undefined with something constant, such as the training mean;
     - ``mse``, ``mae``: mean squared and mean absolute error, in the units of the model's target;
@@ -71,13 +70,15 @@ def evaluate(
 
     What is undefined is NaN, and left out of means.
 
+    The metrics of a section are the means over genes of all these, under the same names; the median correlation; means
+    and medians over the gene sets that were chosen in training; the share of the noise ceiling that is reached; the
+    overlap of the top spatially variable genes; the agreement of the correlations between genes; and how many genes
+    could not be scored.
+
     Written into each table, for the model on raw truth: ``var[f"{key}_pearson"]`` and so on (mean over sections),
     ``varm[f"{key}_pearson"]`` and so on (a column a section), for the ridge ``var[f"{key}_ridge_pearson"]``. Metrics of
     whole sections, for every model and truth, are in ``uns["nh2st"][key]``: their means over sections in
-    ``"evaluation"``, and each section's in ``"evaluation_by_section"``, which :func:`nh2st.get.evaluation` gives as a
-    table. Besides the means over genes of everything above they are the median correlation, means and medians over the
-    gene sets that were chosen in training, the share of the noise ceiling that is reached, the overlap of the top
-    spatially variable genes, the agreement of the correlations between genes, and how many genes could not be scored.
+    ``"evaluation"``, and each section's in ``"evaluation_by_section"``. :func:`nh2st.get.evaluation` reads them again.
 
     Raises
     ------
@@ -90,32 +91,23 @@ def evaluate(
     Examples
     --------
     >>> import nh2st as nh
-    >>> table = nh.tl.evaluate(sdata)  # doctest: +SKIP
-    >>> table.groupby(["model", "truth"])["pearson"].mean()  # doctest: +SKIP
-    >>> nh.get.evaluation(sdata).query("metric == 'pearson_of_ceiling'")  # doctest: +SKIP
+    >>> scores = nh.tl.evaluate(sdata)  # doctest: +SKIP
+    >>> whole = scores[scores["gene"] == ""]  # doctest: +SKIP
+    >>> whole.pivot_table(index="metric", columns=["model", "truth"], values="value")  # doctest: +SKIP
+    >>> nh.tl.compare(scores, "model", "ridge")  # doctest: +SKIP
     """
-    found = find_spots(
-        data,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    found = find_spots(data, Selection(sections, spots, table_key, None, shapes_key, coordinate_system))
     for table in tables_of(found):
         _check_table(table, key)
-    evaluated = [(one, rows) for one in found if len(rows := predicted_rows(one, key))]
-    if not evaluated:
-        msg = f"None of the sections {', '.join(repr(one.name) for one in found)} was predicted under {key!r}."
+    predicted = [(section, rows) for section in found if len(rows := predicted_rows(section, key))]
+    if not predicted:
+        msg = f"None of the sections {', '.join(repr(section.name) for section in found)} was predicted under {key!r}."
         raise ValueError(msg)
-    scores = [_score(one, rows, key, layer) for one, rows in evaluated]
-    by_gene, by_section = (pd.concat(frames, ignore_index=True) for frames in zip(*scores, strict=True))
-    for table in tables_of(one for one, _ in evaluated):
-        mine = [one for one, _ in evaluated if one.adata is table]
-        names = [one.name for one in mine]
-        _write(table, key, by_gene[by_gene["section"].isin(names)], mine)
-        write_evaluation(table, key, by_section[by_section["section"].isin(names)], mine)
-    return by_gene
+    scores = pd.concat([_score(section, rows, key, layer) for section, rows in predicted], ignore_index=True)
+    evaluated = [section for section, _ in predicted]
+    for table in tables_of(evaluated):
+        write_evaluation(table, key, scores, [section for section in evaluated if section.adata is table])
+    return scores
 
 
 def _check_table(table: AnnData, key: str) -> None:
@@ -136,18 +128,14 @@ def _check_table(table: AnnData, key: str) -> None:
         )
 
 
-def _score(section: Spots, rows: np.ndarray, key: str, layer: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _score(section: Spots, rows: np.ndarray, key: str, layer: str | None) -> pd.DataFrame:
+    """Tidy scores of one section."""
     provenance = provenance_of(section.adata, key)
     panel = [str(gene) for gene in provenance["genes"]]
-    return score_section(
-        section,
-        rows,
-        _predictions(section, rows, key, panel),
-        panel,
-        Target.from_dict(dict(provenance["target"])),
-        gene_sets=_gene_sets(provenance, panel),
-        layer=layer,
-    )
+    predictions = _predictions(section, rows, key, panel)
+    target = Target.from_dict(dict(provenance["target"]))
+    sets = _gene_sets(provenance, panel)
+    return tidy_scores(*score_section(section, rows, predictions, panel, target, gene_sets=sets, layer=layer))
 
 
 def _gene_sets(provenance: dict[str, Any], panel: Sequence[str]) -> dict[str, list[str]]:
@@ -171,30 +159,8 @@ def _predictions(section: Spots, rows: np.ndarray, key: str, panel: Sequence[str
     if f"{key}_{RIDGE_SUFFIX}" in table.layers:
         ridge = dense_columns(table, f"{key}_{RIDGE_SUFFIX}", used, genes)
         if np.isfinite(ridge).all():
-            predictions[RIDGE] = spread_out(ridge)
+            predictions[RIDGE_SUFFIX] = spread_out(ridge)
     if f"{key}_{TRAINING_MEAN_SUFFIX}" in table.var:
         means = table.var.loc[genes, f"{key}_{TRAINING_MEAN_SUFFIX}"].to_numpy(dtype=np.float32)
-        predictions[TRAINING_MEAN] = spread_out(means)
+        predictions[TRAINING_MEAN_SUFFIX] = spread_out(means)
     return predictions
-
-
-def summarize(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean over genes, then over sections, of every metric; rows are (model, truth)."""
-    per_section = frame.groupby(["model", "truth", "section"], sort=False)[list(METRICS)].agg(
-        lambda values: mean_over_genes(values.to_numpy())
-    )
-    return per_section.groupby(["model", "truth"], sort=False).mean()
-
-
-def _write(table: AnnData, key: str, by_gene: pd.DataFrame, sections: Sequence[Spots]) -> None:
-    columns = {one.name: one.region or one.name for one in sections}
-    raw = by_gene[(by_gene["model"] == MODEL) & (by_gene["truth"] == RAW)]
-    for metric in METRICS:
-        wide = raw.pivot(index="gene", columns="section", values=metric).rename(columns=columns)
-        wide = wide.reindex(table.var_names)
-        wide.columns.name = wide.index.name = None
-        table.varm[f"{key}_{metric}"] = wide
-        table.var[f"{key}_{metric}"] = wide.mean(axis=1).to_numpy()
-    of_models = by_gene[by_gene["truth"] == RAW].groupby(["model", "gene"])["pearson"].mean().unstack(0)
-    for model in of_models.columns.drop([MODEL, TRAINING_MEAN], errors="ignore"):
-        table.var[f"{key}_{model}_pearson"] = of_models[model].reindex(table.var_names).to_numpy()

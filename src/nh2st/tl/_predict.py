@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nh2st._arguments import at_least_one
 from nh2st._device import InferencePrecision
+from nh2st._estimators import Encoding, Source
 from nh2st._expression import has_counts, match_panel
 from nh2st._inference import check_place
 from nh2st._keys import PREDICTION
 from nh2st._results import Kind, check_replaceable
-from nh2st._sections import NATIVE, ImageData, Mpp, Section, find_sections, resolve_mpp, tables_of, windows_of
+from nh2st._sections import (
+    NATIVE,
+    ImageData,
+    Mpp,
+    Section,
+    Selection,
+    find_sections,
+    fingerprint,
+    resolve_mpp,
+    tables_of,
+    windows_of,
+)
 from nh2st._settings import logger
 from nh2st.models import Model, available, load
 from nh2st.tl._compatibility._differences import warn_of_differences
 from nh2st.tl._compatibility._panel_check import check_panel
-from nh2st.tl._prediction._networks import Encoding, predict_sections
 from nh2st.tl._prediction._tiles_in_place import tiles_where_no_spots
-from nh2st.tl._prediction._writing import fingerprint, record_predictions, recorded_model
+from nh2st.tl._prediction._writing import record_predictions, recorded_model
 
 _ROWS_LOOKED_AT = 1000
 
@@ -140,23 +152,19 @@ def predict(
         mpp=scale,
         overwrite=overwrite,
     ):
-        found = find_sections(
-            data,
-            sections=sections,
-            spots=spots,
-            table_key=table_key,
-            image_key=image_key,
-            shapes_key=shapes_key,
-            coordinate_system=coordinate_system,
-        )
+        found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
         _check(found, chosen, key_added, overwrite=overwrite)
         scales = [resolve_mpp(section, scale) for section in found]
         _compare_with_training(found, scales, chosen)
         patch_um = chosen.patch_um or float(chosen.patch_px)
         windows = windows_of(found, patch_um=patch_um, patch_px=chosen.patch_px, mpp=scales)
         with_ridge = _wants_ridge(found, chosen, baselines)
-        encoding = Encoding(batch_size, device, precision, client)
-        predicted = predict_sections(chosen, found, windows, with_ridge, encoding)
+        encoding = Encoding(device, precision, batch_size, client)
+        predicted = chosen.estimator.predict_all(chosen, Source(found, windows), encoding, ridge=any(with_ridge))
+        predicted = [
+            values if ridge else replace(values, ridge=None)
+            for values, ridge in zip(predicted, with_ridge, strict=True)
+        ]
         record_predictions(found, chosen, key_added, predicted, scales, meant)
 
 

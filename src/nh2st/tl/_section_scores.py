@@ -9,13 +9,14 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from nh2st._expression import Target, log_scaled, match_panel, read_counts
-from nh2st._metrics import Truth, noise_ceiling, score, windows
+from nh2st._keys import RAW, SMOOTHED
+from nh2st._metrics import Truth, noise_ceiling, score, ssim_windows
 from nh2st._sections import Spots
 from nh2st._settings import logger
-from nh2st._space import connectivities, default_graph, window
+from nh2st._space import connectivities, default_graph, smoothing_window
 
-RAW, SMOOTHED = "raw", "smoothed"
 _LEAST_SPOTS = 3
+_LABELS = ["section", "gene", "model", "truth"]
 
 
 def score_section(
@@ -75,6 +76,18 @@ def score_section(
     return pd.concat(by_gene, ignore_index=True), pd.DataFrame(by_section)
 
 
+def tidy_scores(by_gene: pd.DataFrame, by_section: pd.DataFrame) -> pd.DataFrame:
+    """Join the two frames of :func:`score_section`.
+
+    Returns
+    -------
+    A row for each score, with the columns ``section``, ``gene`` (empty for metrics of the section as a whole),
+    ``model``, ``truth``, ``metric`` and ``value``.
+    """
+    frames = (by_gene, by_section.assign(gene=""))
+    return pd.concat([frame.melt(_LABELS, var_name="metric") for frame in frames], ignore_index=True)
+
+
 def _columns(section: Spots, panel: Sequence[str]) -> np.ndarray:
     """Positions of the genes in the table, -1 where it lacks them."""
     match = match_panel(section.adata, panel)
@@ -113,7 +126,7 @@ def _truths(
         )
         raise ValueError(msg)
     measured = log_scaled(counts, columns, target, section.name).toarray()
-    smoothed = (window(section.grid) @ measured).astype(np.float32)
+    smoothed = (smoothing_window(section.grid) @ measured).astype(np.float32)
     # Of its own, not the one that may be stored, so that scores are comparable wherever they were computed.
     graph = csr_matrix(connectivities(default_graph(section.grid))[rows][:, rows])
     near = _windows(section, rows)
@@ -129,7 +142,7 @@ def _windows(section: Spots, rows: np.ndarray) -> csr_matrix | None:
     lattice, array = section.grid.lattice, section.grid.array
     if lattice is None or array is None:
         return None
-    return windows(array[rows], np.linalg.norm(lattice.matrix, axis=1) / lattice.pitch)
+    return ssim_windows(array[rows], np.linalg.norm(lattice.matrix, axis=1) / lattice.pitch)
 
 
 def _ceiling(counts: csr_matrix, columns: np.ndarray, target: Target) -> np.ndarray:

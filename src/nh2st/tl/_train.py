@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from nh2st._device import Precision
-from nh2st._expression import gene_sets, read_counts
-from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM, VARIANT
-from nh2st._sections import ImageData, Mpp, find_sections, resolve_mpp, windows_of
-from nh2st._settings import logger
+from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM
+from nh2st._sections import ImageData, Mpp, Selection, find_sections
 from nh2st.models import Model, load
-from nh2st.tl._baselines import fit_baselines
-from nh2st.tl._compatibility._differences import warn_of_differences
-from nh2st.tl._prediction._writing import record_training, training_provenance
+from nh2st.tl._prediction._writing import record_training
+from nh2st.tl._training._data import TrainingData
 from nh2st.tl._training._hardware import Devices, resolve_place
-from nh2st.tl._training._settings import Recipe
-from nh2st.tl._training._spots import prepare
-from nh2st.tl._training._starting_model import (
-    baseline_encoder,
-    check_no_contradiction,
-    check_tables,
-    copy_of,
-    panel_of,
-    trained_on,
-)
-from nh2st.tl._training._validation_split import groups_of, validation_split
+from nh2st.tl._training._session import TrainingSession
+from nh2st.tl._training._settings import settings_of
+from nh2st.tl._training._starting_model import starting_model
+from nh2st.tl._training._validation_split import groups_of
 
 
 def train(
@@ -190,97 +176,18 @@ def train(
     >>> sdata = nh.datasets.synthetic(n_sections=2)
     >>> model = nh.tl.train(sdata, genes=20, patch_px=64, max_epochs=1)  # doctest: +SKIP
     """
-    from nh2st.tl._frozen import frozen_features
-    from nh2st.tl._rows import train_rows
-    from nh2st.tl._training._checkpoints import check_same_run, checkpoint_folder
-    from nh2st.tl._training._loop import Run
+    # Most of the arguments are settings, which travel together.
+    given = locals()
     from nh2st.tl._training._trainer import only_rank_zero_speaks, this_process
 
     source = load(init_from) if isinstance(init_from, str | Path) else init_from
-    recipe = Recipe(
-        target=target,
-        variant=variant or (VARIANT if source is None else source.config.variant),
-        encoder=encoder,
-        encoder_weights=encoder_weights,
-        network=network,
-        fine_tune=fine_tune,
-        patch_um=patch_um,
-        patch_px=patch_px,
-        mpp=mpp,
-        max_epochs=max_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        stain_jitter=stain_jitter,
-        patience=patience,
-        seed=seed,
-        compile=compile,
-    )
-    schedule = recipe.schedule()
+    settings = settings_of(given, source)
     place = resolve_place(device, precision, devices, num_nodes, strategy)
     process = this_process(place)
     with only_rank_zero_speaks(process.rank):
-        found = find_sections(
-            data,
-            sections=sections,
-            spots=spots,
-            table_key=table_key,
-            image_key=image_key,
-            shapes_key=shapes_key,
-            coordinate_system=coordinate_system,
-        )
-        if source is None:
-            start = recipe.new_model(panel_of(found, genes, layer))
-        else:
-            check_no_contradiction(
-                source, genes=genes, network=network, encoder=encoder, target=target, mpp=mpp, variant=variant
-            )
-            check_tables(found, source)
-            start = copy_of(source)
-            start.network.encoder.fine_tune(recipe.value("fine_tune"))
-        scale: Mpp = "native" if start.patch_um is None else mpp
-        scales = [resolve_mpp(one, scale) for one in found]
-        if source is not None:
-            warn_of_differences(found, scales, source)
-        windows = windows_of(found, patch_um=start.patch_um or patch_um, patch_px=start.patch_px, mpp=scales)
-        labels = groups_of(found, groups)
-        split = validation_split(found, labels, seed)
-        folder = checkpoint_folder(checkpoint_dir, resume_from, process.rank)
-        start.provenance = training_provenance(
-            found,
-            labels,
-            scales,
-            validation=split.description,
-            gene_sets=gene_sets([read_counts(one, layer) for one in found], start.genes),
-            world_size=process.world_size,
-            init_from="" if source is None else source.name,
-            **recipe.provenance(),
-        )
-        start.provenance["fingerprints"] += trained_on(encoder_weights)
-        if source is not None:
-            start.provenance["fingerprints"] += source.provenance.get("fingerprints", [])
-        if resume_from is not None and folder is not None:
-            check_same_run(start, folder)
-        images = partial(recipe.read_images, start.network, found, windows, process.device, place.precision)
-        counted = start.config.likelihood != "mse"
-        prepared = prepare(
-            found,
-            start.genes,
-            start.target,
-            layer,
-            windows,
-            images,
-            largest_scale=max(start.config.patch_scales),
-            counted=counted,
-        )
-        if start.config.variant == "paper":
-            frozen = baseline_encoder(start)
-            features = frozen_features(frozen, found, windows, process.device)
-            start.baselines = fit_baselines(prepared, features, frozen)
-        run = Run(prepared, split, schedule, place, process.world_size, folder, resume_from)
-        everything = np.ones(len(prepared.section), dtype=bool)
-        logger.info("Checkpoints are kept in %s.", folder)
-        model = train_rows(start, run, everything, new=source is None, baselines=True)
-        if folder is not None and checkpoint_dir is None and resume_from is None:
-            shutil.rmtree(folder)
+        found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
+        training = TrainingData(found, groups_of(found, groups), layer, process.device, place.precision)
+        start = starting_model(training, settings, genes, source)
+        model = TrainingSession(training, settings, source, place, process).train(start, checkpoint_dir, resume_from)
         record_training(data, found, model)
     return model

@@ -27,15 +27,15 @@ def assays_of(sections: Sequence[Section], mpp: Sequence[float | str]) -> dict[s
     ``"hexagonal"``, ``"square"``, ``"checkerboard"``, or ``"generic"`` where there is none. Both are unknown for tiles.
     ``organism`` and ``assay``: what ``obs`` or ``uns`` say, under the keys of the CELLxGENE schema.
     """
-    laid = [_array(one) for one in sections]
+    laid = [_array(section) for section in sections]
     return {
         "pitch": [
             round(pitch * (1.0 if isinstance(scale, str) else scale), 3) if pitch else None
             for (_, pitch), scale in zip(laid, mpp, strict=True)
         ],
         "array": [kind for kind, _ in laid],
-        "organism": [_organism(one) for one in sections],
-        "assay": [_label(one, _ASSAY) for one in sections],
+        "organism": [_organism(section) for section in sections],
+        "assay": [_label(section, _ASSAY) for section in sections],
     }
 
 

@@ -47,11 +47,11 @@ def warn_of_differences(sections: Sequence[Section], mpp: Sequence[float | str],
     new = _records(assays_of(sections, mpp) | {"mpp": list(mpp)})
     old = _records(model.provenance)
     for name, kind in _kinds(model).items():
-        trained = [one for one in old if name in one]
+        trained = [record for record in old if name in record]
         if not trained:
             continue
-        known = [one[name] for one in trained]
-        differ = [number for number, one in enumerate(new) if name in one and kind.unlike(one[name], known)]
+        known = [record[name] for record in trained]
+        differ = [number for number, record in enumerate(new) if name in record and kind.unlike(record[name], known)]
         if differ:
             logger.warning(
                 "Section%s %s: %s is %s, in the training of the model it was %s. %s",
@@ -87,43 +87,43 @@ def _kinds(model: Model) -> dict[str, _Kind]:
     return {
         "pitch": _Kind(
             "the distance of spots",
-            lambda value, known: all(_ratio(value, one) > _OTHER_PITCH for one in known),
-            lambda records: _span([one["pitch"] for one in records], unit),
+            lambda value, known: all(_ratio(value, trained) > _OTHER_PITCH for trained in known),
+            lambda records: _span([record["pitch"] for record in records], unit),
             spots,
         ),
         "array": _Kind(
             "the array",
             lambda value, known: value not in known,
-            lambda records: _distinct(_array_text(one, unit) for one in records),
+            lambda records: _distinct(_array_text(record, unit) for record in records),
             spots,
         ),
         "mpp": _Kind(
             "the scale of the image",
             lambda value, known: value > _COARSER * max(*known, of_patches),
-            lambda records: _span([one["mpp"] for one in records], "um/px"),
+            lambda records: _span([record["mpp"] for record in records], "um/px"),
             "Patches are upsampled, and blurred: use the full-resolution image.",
         ),
         "organism": _Kind(
             "the organism",
             _is_other_text,
-            lambda records: _distinct(repr(one["organism"]) for one in records),
+            lambda records: _distinct(repr(record["organism"]) for record in records),
             "Choose a model that was trained on it.",
         ),
         "assay": _Kind(
             "the assay",
             _is_other_text,
-            lambda records: _distinct(repr(one["assay"]) for one in records),
+            lambda records: _distinct(repr(record["assay"]) for record in records),
             "Where it is of another kind, fine-tune on such sections, `nh.tl.train(sdata, init_from=model)`.",
         ),
     }
 
 
-def _ratio(one: float, other: float) -> float:
-    return max(one / other, other / one)
+def _ratio(value: float, other: float) -> float:
+    return max(value / other, other / value)
 
 
 def _is_other_text(value: str, known: Sequence[str]) -> bool:
-    return value.casefold() not in {one.casefold() for one in known}
+    return value.casefold() not in {text.casefold() for text in known}
 
 
 def _span(values: Sequence[float], unit: str) -> str:

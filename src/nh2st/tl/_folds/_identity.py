@@ -10,46 +10,46 @@ from typing import Any
 
 import numpy as np
 
-from nh2st._expression import read_counts
 from nh2st._patches import patches_key
-from nh2st.tl._folds._data import Bench
+from nh2st.tl._folds._data import FoldData
 from nh2st.tl._folds._settings_to_try import Candidates
-from nh2st.tl._training._settings import Recipe
+from nh2st.tl._training._settings import TrainingSettings
 
 
 def identity_of(
-    bench: Bench,
+    data: FoldData,
     candidates: Candidates,
     panels: Sequence[list[str]],
     n_folds: int | None,
     extras: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Everything that the result depends on, under names that an error can tell."""
-    recipes = {name: vars(recipe) for name, recipe in candidates.named.items()}
+    named = {name: vars(settings) for name, settings in candidates.named.items()}
     values: dict[str, Any] = {
         "package version": version("nh2st"),
-        **vars(candidates.recipe),
+        **vars(candidates.asked),
         "precision": candidates.place.precision,
-        "settings": {} if list(candidates.named.values()) == [candidates.recipe] else recipes,
-        "encoder weights": sorted({_weights(recipe) for recipe in (candidates.recipe, *candidates.named.values())}),
+        "settings": {} if list(candidates.named.values()) == [candidates.asked] else named,
+        "encoder weights": sorted({_weights(settings) for settings in candidates.all}),
         "n_folds": n_folds,
         "baselines": False if extras is None else extras or True,
         "genes": panels,
-        "sections": [one.name for one in bench.sections],
-        "groups": _digest("\n".join(bench.group)),
+        "sections": [section.name for section in data.sections],
+        "groups": _digest("\n".join(data.group)),
     }
-    for one, windows in zip(bench.sections, bench.windows(candidates.recipe), strict=True):
-        counts = read_counts(one, bench.layer).matrix
-        values[f"counts of section {one.name!r}"] = _digest(
-            *one.adata.var_names, *one.adata.obs_names[one.rows], counts.data, counts.indices, counts.indptr
+    windows = data.windows(candidates.asked.patch_size)
+    for section, counts, part in zip(data.sections, data.counts, windows, strict=True):
+        matrix, names = counts.matrix, section.adata.obs_names[section.rows]
+        values[f"counts of section {section.name!r}"] = _digest(
+            *section.adata.var_names, *names, matrix.data, matrix.indices, matrix.indptr
         )
-        values[f"patches of section {one.name!r}"] = patches_key(one.image, windows)
+        values[f"patches of section {section.name!r}"] = patches_key(section.image, part)
     return values
 
 
-def _weights(recipe: Recipe) -> str:
+def _weights(settings: TrainingSettings) -> str:
     """Checksum of a file of weights, which may change under its name."""
-    file = Path(recipe.encoder_weights or "")
+    file = Path(settings.encoder_weights or "")
     return _digest(np.frombuffer(file.read_bytes(), dtype=np.uint8)) if file.is_file() else ""
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from nh2st._keys import VARIANT
 from nh2st.tl._train import train
 from nh2st.tl._training._hardware import Place, resolve_place
-from nh2st.tl._training._settings import Recipe
+from nh2st.tl._training._settings import TrainingSettings, settings_of
 
 _SHARED = ("target", "seed")
 _PLACE = ("device", "precision")
@@ -28,17 +27,22 @@ SINGLE = "all"
 
 @dataclass(frozen=True)
 class Candidates:
-    """The recipe that was asked for, and by their name those to choose from: itself where none are named."""
+    """The settings that were asked for, and by their name those to choose from: themselves where none are named."""
 
-    recipe: Recipe
-    named: dict[str, Recipe]
+    asked: TrainingSettings
+    named: dict[str, TrainingSettings]
     place: Place
+
+    @property
+    def all(self) -> list[TrainingSettings]:
+        """Every one of them."""
+        return [self.asked, *self.named.values()]
 
 
 def candidates_of(
     training: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]] | None, **shared: Any
 ) -> Candidates:
-    """Recipes from settings of :func:`nh2st.tl.train`, whose defaults fill in the others.
+    """Settings to try, from those of :func:`nh2st.tl.train`, whose defaults fill in the others.
 
     Raises
     ------
@@ -49,26 +53,26 @@ def candidates_of(
     RuntimeError
         If the device is not there.
     """
-    allowed = [field.name for field in fields(Recipe) if field.name not in _SHARED]
+    allowed = [field.name for field in fields(TrainingSettings) if field.name not in _SHARED]
     _check_names(training, [*allowed, *_PLACE], "")
-    defaults = {name: one.default for name, one in inspect.signature(train).parameters.items()}
+    defaults = {name: parameter.default for name, parameter in inspect.signature(train).parameters.items()}
     given = defaults | shared | dict(training)
-    given["variant"] = given["variant"] or VARIANT
-    recipe = Recipe(**{field.name: given[field.name] for field in fields(Recipe)})
+    asked = settings_of(given, None)
     place = resolve_place(given["device"], given["precision"], devices=1, num_nodes=1, strategy="auto")
-    named = {SINGLE: recipe}
+    named = {SINGLE: asked}
     if settings is not None:
         _check_settings(settings)
         for name, changed in settings.items():
             _check_names(changed, allowed, f" in settings[{name!r}]")
-        named = {name: replace(recipe, **changed) for name, changed in settings.items()}
-    for one in (recipe, *named.values()):
-        one.schedule()
-    return Candidates(recipe, named, place)
+        named = {name: replace(asked, **changed) for name, changed in settings.items()}
+    candidates = Candidates(asked, named, place)
+    for each in candidates.all:
+        each.schedule()
+    return candidates
 
 
 def _check_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:
-    if not isinstance(settings, Mapping) or not all(isinstance(one, Mapping) for one in settings.values()):
+    if not isinstance(settings, Mapping) or not all(isinstance(changed, Mapping) for changed in settings.values()):
         msg = 'settings= must map names to settings, such as {"slow": {"learning_rate": 1e-4}, "fast": {}}.'
         raise TypeError(msg)
     if not settings:

@@ -16,7 +16,7 @@ _LEAST_SPOTS = 3
 
 
 @dataclass(frozen=True)
-class Layout:
+class FoldLayout:
     """Where all spots of all sections are, and what they belong to.
 
     `pixels` (n, 2) are centres in pixels of the section's image; `section` (n,) numbers; `group` (n,) names; `margin`
@@ -38,7 +38,7 @@ class Fold:
     test: np.ndarray
 
 
-def folds_of(layout: Layout, n_folds: int | None, within: np.ndarray | None = None) -> list[Fold]:
+def folds_of(layout: FoldLayout, n_folds: int | None, within: np.ndarray | None = None) -> list[Fold]:
     """Folds that never divide a group; with a single group, folds of spatial blocks.
 
     Parameters
@@ -66,17 +66,17 @@ def folds_of(layout: Layout, n_folds: int | None, within: np.ndarray | None = No
         _check_number(n_folds, groups)
     if len(groups) == 1:
         number = _block_numbers(layout, rows, n_folds or _BLOCKS)
-        names = [f"block {one + 1} of {number.max() + 1}" for one in range(number.max() + 1)]
+        names = [f"block {block + 1} of {number.max() + 1}" for block in range(number.max() + 1)]
     else:
         number = _group_numbers(layout.group[rows], groups, n_folds)
-        names = [", ".join(sorted(set(layout.group[rows[number == one]]))) for one in range(number.max() + 1)]
-    folds = [_fold(layout, name, rows, number == one) for one, name in enumerate(names)]
+        names = [", ".join(sorted(set(layout.group[rows[number == fold]]))) for fold in range(number.max() + 1)]
+    folds = [_fold(layout, name, rows, number == fold) for fold, name in enumerate(names)]
     for fold in folds:
         _check_size(layout, fold, len(rows), single=len(groups) == 1)
     return folds
 
 
-def warn_of_blocks(layout: Layout) -> None:
+def warn_of_blocks(layout: FoldLayout) -> None:
     """Say that a single group gives optimistic scores."""
     if len(set(layout.group)) == 1:
         logger.warning(
@@ -109,7 +109,7 @@ def _group_numbers(labels: np.ndarray, groups: list[str], n_folds: int | None) -
     return number
 
 
-def _block_numbers(layout: Layout, rows: np.ndarray, n_blocks: int) -> np.ndarray:
+def _block_numbers(layout: FoldLayout, rows: np.ndarray, n_blocks: int) -> np.ndarray:
     """Fold of each spot: every section by itself is cut into compact blocks with as many spots each."""
     number = np.empty(len(rows), dtype=np.int64)
     for section in np.unique(layout.section[rows]):
@@ -132,7 +132,7 @@ def _cut(xy: np.ndarray, n_blocks: int) -> np.ndarray:
     return number
 
 
-def _fold(layout: Layout, name: str, rows: np.ndarray, tested: np.ndarray) -> Fold:
+def _fold(layout: FoldLayout, name: str, rows: np.ndarray, tested: np.ndarray) -> Fold:
     test = np.zeros(len(layout.group), dtype=bool)
     test[rows[tested]] = True
     training = np.zeros_like(test)
@@ -148,7 +148,7 @@ def _fold(layout: Layout, name: str, rows: np.ndarray, tested: np.ndarray) -> Fo
     return Fold(name, training, test)
 
 
-def _check_size(layout: Layout, fold: Fold, n_spots: int, *, single: bool) -> None:
+def _check_size(layout: FoldLayout, fold: Fold, n_spots: int, *, single: bool) -> None:
     n_test, n_training = int(fold.test.sum()), int(fold.training.sum())
     n_margin = n_spots - n_test - n_training
     of_sections = np.bincount(layout.section[fold.test])

@@ -77,7 +77,7 @@ class FoldFolder:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 texts = json.loads(str(stored["texts"]))
-                predictions = {name: stored[f"prediction_{one}"] for one, name in enumerate(texts.pop("models"))}
+                predictions = {name: stored[f"prediction_{number}"] for number, name in enumerate(texts.pop("models"))}
                 scores = {name: stored[name].astype(object) for name in _LABELS} | {"value": stored["value"]}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             msg = f"{path} is damaged ({error}). Delete it, and the fold is computed again."
@@ -95,7 +95,9 @@ class FoldFolder:
             "choice": result.choice,
             "models": list(result.predictions),
         }
-        arrays: dict[str, Any] = {f"prediction_{one}": part for one, part in enumerate(result.predictions.values())}
+        arrays: dict[str, Any] = {
+            f"prediction_{number}": part for number, part in enumerate(result.predictions.values())
+        }
         arrays |= {name: result.scores[name].to_numpy(dtype=str) for name in _LABELS}
         arrays["value"] = result.scores["value"].to_numpy(dtype=np.float64)
         arrays["texts"] = np.array(json.dumps(texts))
@@ -124,7 +126,7 @@ def _check_same_run(folder: Path, values: Mapping[str, Any]) -> None:
         raise ValueError(msg) from error
     names = list(dict.fromkeys([*values, *before]))
     if changed := [name for name in names if before.get(name) != values.get(name)]:
-        was, now = (json.dumps(one.get(changed[0])) for one in (before, values))
+        was, now = (json.dumps(run.get(changed[0])) for run in (before, values))
         text = f" ({changed[0]} was {was}, is {now})" if max(len(was), len(now)) < _LONGEST else ""
         msg = (
             f"{folder} holds folds of another run: {', '.join(changed)} changed{text}. Give the same arguments and "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -13,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st._device import InferencePrecision
+from nh2st._estimators import Predicted
 from nh2st._expression import match_panel
 from nh2st._keys import RIDGE_SUFFIX, STD_SUFFIX, TRAINING, TRAINING_MEAN_SUFFIX
 from nh2st._results import (
@@ -29,16 +29,6 @@ from nh2st._results import (
 from nh2st._sections import Data, Section, fingerprint, objects_of, region_column, tables_of
 from nh2st.models import Model
 from nh2st.tl._compatibility._assay import assays_of
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What was predicted for one section: arrays (n, n_genes), those that there are."""
-
-    mean: np.ndarray
-    ridge: np.ndarray | None = None
-    std: np.ndarray | None = None
-
 
 _trained: weakref.WeakKeyDictionary[Any, Model] = weakref.WeakKeyDictionary()
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from nh2st.models import Model, load
 from nh2st.nn import Network
-from nh2st.tl._training._lightning_module import Training
+from nh2st.tl._training._lightning_module import NetworkTraining
 
 BEST_MODEL = "best.safetensors"
 LAST_CHECKPOINT = "last.ckpt"
@@ -86,7 +86,7 @@ def check_same_run(model: Model, folder: Path) -> None:
         "target": (before.target, model.target),
         "encoder or network": (before.config, model.config),
         "patch_um": (before.patch_um, model.patch_um),
-        "data": tuple(one.provenance.get("fingerprints") for one in (before, model)),
+        "data": tuple(run.provenance.get("fingerprints") for run in (before, model)),
     }
     pairs |= {name: (before.provenance.get(name), model.provenance.get(name)) for name in _SAME_SETTINGS}
     if changed := [name for name, (old, new) in pairs.items() if old != new]:
@@ -97,6 +97,12 @@ def check_same_run(model: Model, folder: Path) -> None:
             f"arguments, or start a new run from its best model: `init_from={str(folder / BEST_MODEL)!r}`."
         )
         raise ValueError(msg)
+
+
+def keep_model(model: Model, folder: Path | None) -> None:
+    """Write a model into the folder of its run, where no training loop did."""
+    if folder is not None and not (folder / BEST_MODEL).exists():
+        model.save(folder / BEST_MODEL)
 
 
 class KeepBest(Checkpoint):
@@ -121,7 +127,7 @@ class KeepBest(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder = trainer.strategy.broadcast(self.folder)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Training) -> None:  # type: ignore[override]
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: NetworkTraining) -> None:  # type: ignore[override]
         history = pl_module.history
         epoch = float(trainer.current_epoch)
         score = epoch if self.last else history[-1].get("val_pearson", epoch)

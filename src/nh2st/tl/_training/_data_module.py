@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from nh2st._estimators import TrainingSpots
 from nh2st._settings import logger
 from nh2st.nn import NeighborBatch, collate, spatial_batches
-from nh2st.tl._training._spots import TrainingSpots
 
 _SHARE_OF_FREE_MEMORY = 0.5
 _ROWS_COPIED = 1024
-_CLUSTER = 16
-"""Spots that share neighbours are drawn together, unless their neighbours cost nothing."""
 
 
 def seed_of(*numbers: int) -> int:
@@ -26,7 +24,7 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-class Spots(L.LightningDataModule):
+class SpotBatches(L.LightningDataModule):
     """Training batches and validation spots.
 
     All processes draw the same batches of ``batch_size`` spots for each of them, and every one takes its part of each.
@@ -37,11 +35,11 @@ class Spots(L.LightningDataModule):
     def __init__(self, spots: TrainingSpots, validation: np.ndarray, batch_size: int, seed: int) -> None:
         super().__init__()
         self.spots, self.validation, self.batch_size, self.seed = spots, validation, batch_size, seed
-        self.images: np.ndarray | Tensor = spots.images
+        self.images: np.ndarray | Tensor = spots.images.values
         self._neighbors = spots.neighbors_within(~validation)
 
     def setup(self, stage: str) -> None:
-        self.images = beside_network(self.spots.images, self._trainer.strategy.root_device)
+        self.images = beside_network(self.spots.images.values, self._trainer.strategy.root_device)
 
     def train_dataloader(self) -> DataLoader:
         members = np.flatnonzero(~self.validation)
@@ -49,7 +47,7 @@ class Spots(L.LightningDataModule):
             self.spots.coordinates[members],
             self.spots.section[members],
             self.batch_size * self._trainer.world_size,
-            cluster_spots=_CLUSTER if self.spots.labels is None else 1,
+            cluster_spots=self.spots.images.drawn_together,
             seed=seed_of(self.seed, self._trainer.current_epoch),
         )
         return DataLoader(_Batches(self._gather, [members[self._part(batch)] for batch in joined]), batch_size=None)
@@ -68,16 +66,16 @@ class Spots(L.LightningDataModule):
 
     def _gather(self, targets: np.ndarray) -> NeighborBatch:
         # Patches are costly to encode, maps are there for all. A single patch would have no batch statistics.
-        closed = self.spots.images.dtype == np.uint8 and len(targets) > 1
+        closed = self.spots.images.encoded_in_steps and len(targets) > 1
         batch = self._collate(targets, self._neighbors, closed=closed)
-        if self.spots.labels is not None:
+        if not self.spots.images.alone:
             batch.related = torch.from_numpy(self._overlapping(targets))
         if self._trainer.strategy.root_device.type == "cuda" and batch.images.device.type == "cpu":
             batch.images = batch.images.pin_memory()
         return batch
 
     def _to_predict(self, part: np.ndarray) -> NeighborBatch | Tensor:
-        if self.spots.labels is None:
+        if self.spots.images.alone:
             return torch.as_tensor(self.images[part])
         return self._collate(part, self.spots.neighbors)
 
@@ -87,7 +85,7 @@ class Spots(L.LightningDataModule):
             targets,
             neighbors,
             self.images,
-            spots.expression if spots.labels is None else spots.labels,
+            spots.labels,
             closed=closed,
             counts=spots.counts,
             log_expected=spots.log_expected,

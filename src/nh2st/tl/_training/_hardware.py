@@ -52,7 +52,7 @@ def _check_devices(devices: Devices, device: torch.device) -> None:
     numbers = list(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
     if isinstance(numbers, int) and not isinstance(numbers, bool):
         needed = at_least_one("devices", numbers)
-    elif isinstance(numbers, list) and numbers and all(isinstance(one, int) and one >= 0 for one in numbers):
+    elif isinstance(numbers, list) and numbers and all(isinstance(number, int) and number >= 0 for number in numbers):
         needed = max(numbers) + 1
         if device.type != "cuda" or len(set(numbers)) < len(numbers):
             msg = f"devices={numbers} must be different GPUs; training is to run on {device.type!r}."

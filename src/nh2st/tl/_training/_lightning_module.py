@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -13,34 +12,21 @@ from torch import Tensor
 from nh2st._keys import UNDEFINED_SCORE
 from nh2st._metrics import mean_over_genes, pearson
 from nh2st._settings import logger
+from nh2st._torch import channel_first
 from nh2st.nn import NeighborBatch, Network, random_dihedral, random_stain
-from nh2st.nn._images import channel_first
 from nh2st.tl._training._compiled import Compiled
-from nh2st.tl._training._data_module import Spots, seed_of
+from nh2st.tl._training._data_module import SpotBatches, seed_of
+from nh2st.tl._training._schedule import Schedule
 
 _WEIGHT_DECAY = 0.05
 _WARM_UP = 0.15
 _TERMS = ("query", "neighbor", "mse")
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to train, and how a step is computed."""
-
-    max_epochs: int
-    batch_size: int
-    learning_rate: float
-    stain_jitter: float
-    patience: int
-    seed: int
-    compile: bool
-    early_stopping: bool = True
-
-
-class Training(L.LightningModule):
+class NetworkTraining(L.LightningModule):
     """Steps, validation scores and the optimiser of the network."""
 
-    def __init__(self, network: Network, data: Spots, schedule: Schedule) -> None:
+    def __init__(self, network: Network, data: SpotBatches, schedule: Schedule) -> None:
         super().__init__()
         self.network, self.schedule, self._data = network, schedule, data
         self._compute = Compiled(network.forward) if schedule.compile else network
@@ -62,7 +48,7 @@ class Training(L.LightningModule):
         torch.manual_seed(seed_of(self.schedule.seed, self.global_step, self.global_rank))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if self.trainer.training and not batch.images.is_floating_point():
+        if self.trainer.training and self._data.spots.images.encoded_in_steps:
             images = random_dihedral(channel_first(batch.images), self._augmentation)
             batch.images = random_stain(images, self.schedule.stain_jitter, self._augmentation)
         return batch
@@ -121,7 +107,7 @@ class Training(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         rate = self.schedule.learning_rate
-        optimizer = _adamw([one for one in self.network.parameters() if one.requires_grad], rate)
+        optimizer = _adamw([weight for weight in self.network.parameters() if weight.requires_grad], rate)
         steps = int(self.trainer.estimated_stepping_batches)
         rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=_WARM_UP)
         return [optimizer], [{"scheduler": rates, "interval": "step"}]

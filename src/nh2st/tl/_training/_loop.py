@@ -17,34 +17,51 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
+from nh2st._estimators import TrainingSpots
 from nh2st._settings import logger
 from nh2st.models import Model, load
 from nh2st.nn import Network
 from nh2st.tl._training._checkpoints import BEST_MODEL, LAST_CHECKPOINT, KeepBest
-from nh2st.tl._training._data_module import Spots
+from nh2st.tl._training._data_module import SpotBatches
 from nh2st.tl._training._hardware import Place
-from nh2st.tl._training._lightning_module import Schedule, Training
-from nh2st.tl._training._spots import TrainingSpots
+from nh2st.tl._training._lightning_module import NetworkTraining
+from nh2st.tl._training._schedule import Schedule
 from nh2st.tl._training._trainer import determinism_restored, make_trainer, quiet_lightning
-from nh2st.tl._training._validation_split import Split
 
 
 @dataclass(frozen=True)
-class Run:
+class LightningRun:
     """What is trained on, how and where, and the folder of the checkpoints (None in processes that write none)."""
 
     spots: TrainingSpots
-    split: Split
+    validation: np.ndarray
     schedule: Schedule
     place: Place
     world_size: int
     folder: Path | None
-    resume_from: str | Path | None
-    trial: bool = False
+    resume_from: str | Path | None = None
+    is_trial: bool = False
     """Whether the model is not kept, but only what is learnt of its errors."""
 
+    @property
+    def seed(self) -> int:
+        """Seed of all random choices."""
+        return self.schedule.seed
 
-def fit(model: Model, run: Run) -> Model:
+    def on(self, spots: TrainingSpots, validation: np.ndarray | None = None) -> LightningRun:
+        """The same on other spots; with other ones held out, where they are given."""
+        return replace(self, spots=spots, validation=self.validation if validation is None else validation)
+
+    def trial(self, folder: Path) -> LightningRun:
+        """The same in another folder, for a model that is not kept."""
+        return replace(self, folder=folder, resume_from=None, is_trial=True)
+
+    def train(self, model: Model) -> Model:
+        """Train the model's network, as :func:`fit` does."""
+        return fit(model, self)
+
+
+def fit(model: Model, run: LightningRun) -> Model:
     """Train the model's network and return the model with the best weights, the same in all processes.
 
     Where a GPU's memory does not suffice, training starts again with batches of half the size.
@@ -88,25 +105,25 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _forget(run: Run) -> None:
+def _forget(run: LightningRun) -> None:
     """Remove what the attempt with larger batches left, lest it be resumed with smaller ones."""
     for name in (BEST_MODEL, LAST_CHECKPOINT):
         if run.folder is not None:
             (run.folder / name).unlink(missing_ok=True)
 
 
-def _fit(model: Model, run: Run) -> Model:
+def _fit(model: Model, run: LightningRun) -> Model:
     """Train a copy of the model's network."""
 
     def write_best(network: Network, history: list[dict[str, float]], path: Path) -> None:
         replace(model, network=network, history=list(history)).save(path)
 
     schedule = run.schedule
-    data = Spots(run.spots, run.split.validation, schedule.batch_size, schedule.seed)
-    training = Training(copy.deepcopy(model.network), data, schedule)
+    data = SpotBatches(run.spots, run.validation, schedule.batch_size, schedule.seed)
+    training = NetworkTraining(copy.deepcopy(model.network), data, schedule)
     keeper = KeepBest(run.folder, write_best, last=not schedule.early_stopping)
     callbacks: list[L.Callback] = [keeper]
-    if run.split.validation.any() and schedule.early_stopping:
+    if run.validation.any() and schedule.early_stopping:
         callbacks.append(EarlyStopping("val_pearson", mode="max", patience=schedule.patience))
     with quiet_lightning(), determinism_restored(), torch.random.fork_rng(devices=[]):
         trainer = make_trainer(
@@ -117,7 +134,7 @@ def _fit(model: Model, run: Run) -> Model:
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
         )
-        with _interruptible(trainer, keeper, trial=run.trial):
+        with _interruptible(trainer, keeper, trial=run.is_trial):
             trainer.fit(training, data, ckpt_path=run.resume_from, weights_only=True)
             best = _best_of_all(trainer, keeper.folder / BEST_MODEL)
     best.history = training.history

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from nh2st._arguments import at_least_one, not_negative, positive
+from nh2st._estimators import Estimator, estimator_named
 from nh2st._expression import Target
-from nh2st._patches import Windows, stack_patches
-from nh2st._sections import NATIVE, Mpp, Section
+from nh2st._keys import ENCODER, VARIANT
+from nh2st._sections import NATIVE, Mpp
 from nh2st.models import Model
-from nh2st.nn import ContextNetwork, Network, NetworkConfig
-from nh2st.tl._training._starting_model import check_likelihood, new_network
-
-if TYPE_CHECKING:
-    from nh2st.tl._training._lightning_module import Schedule
-
+from nh2st.nn import NetworkConfig
+from nh2st.tl._training._schedule import Schedule
 
 _ARGUMENTS = {"variant": "variant", "encoder": "encoder", "patch_px": "patch_px", "n_genes": "genes"}
 """Fields of the network's configuration that are arguments of their own."""
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "context": {"fine_tune": "none", "max_epochs": 30, "batch_size": 64, "learning_rate": 1e-3},
-    "paper": {"fine_tune": "all", "max_epochs": 50, "batch_size": 16, "learning_rate": 5e-4},
-}
+
+@dataclass(frozen=True)
+class PatchSize:
+    """Side of the patches, and at which scale they are cut, as in :func:`nh2st.tl.train`."""
+
+    um: float
+    px: int
+    mpp: Mpp
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingSettings:
     """Settings of a training, named and meant as in :func:`nh2st.tl.train`; None stands for the variant's default."""
 
     target: Literal["default", "paper"]
@@ -53,49 +53,47 @@ class Recipe:
     compile: bool
 
     def __post_init__(self) -> None:
-        if self.variant not in _DEFAULTS:
-            msg = f"variant must be one of {', '.join(map(repr, _DEFAULTS))}, not {self.variant!r}."
-            raise ValueError(msg)
+        self.estimator.check_fine_tune(self.fine_tune)
         if own := [name for name in _ARGUMENTS if name in (self.network or {})]:
             instead = ", ".join(f"`{_ARGUMENTS[name]}=`" for name in own)
             msg = f"network= names {', '.join(own)}; give {instead} instead."
             raise ValueError(msg)
-        if self.variant == "context" and self.fine_tune not in (None, "none"):
-            msg = (
-                "The 'context' network is trained on an encoder that stays as it is, so that fine_tune must be 'none'. "
-                "To use an encoder of your own: fine-tune it with variant='paper', save the model, and name its file "
-                "in `encoder_weights=`."
-            )
-            raise ValueError(msg)
+
+    @property
+    def estimator(self) -> Estimator:
+        """What is trained."""
+        return estimator_named(self.variant)
 
     def value(self, name: str) -> Any:
         """A setting, or the variant's default where it is None."""
         given = getattr(self, name)
-        return _DEFAULTS[self.variant].get(name) if given is None else given
+        return self.estimator.defaults.get(name) if given is None else given
 
     @property
-    def frozen(self) -> bool:
-        """Whether the encoder is left as it is."""
-        return self.value("fine_tune") == "none"
-
-    @property
-    def definition(self) -> Target:
+    def target_definition(self) -> Target:
         """Definition of the target."""
         return Target.named(self.target)
 
     @property
-    def largest_scale(self) -> float:
-        """Side of the largest patch that the network sees of a spot, as a multiple of the patch size."""
-        return max(NetworkConfig.for_variant(self.variant, **{**(self.network or {}), "n_genes": 1}).patch_scales)
+    def patch_size(self) -> PatchSize:
+        """Size of the patches."""
+        return PatchSize(self.patch_um, self.patch_px, self.mpp)
 
-    def linear_head(self) -> Recipe:
-        """Recipe of a linear layer on pooled features, trained with their encoder as the published network is."""
-        network = {"map_px": 1, "query_weight": 0.0, "neighbor_weight": 0.0}
-        other: dict[str, Any] = (
-            {} if self.variant == "paper" else dict.fromkeys(("max_epochs", "batch_size", "learning_rate"))
-        )
-        fine_tune = None if self.frozen else self.fine_tune
-        return replace(self, variant="paper", network=network, fine_tune=fine_tune, **other)
+    @property
+    def largest_scale(self) -> float:
+        """Side of the largest patch that is seen of a spot, as a multiple of the patch size."""
+        return max(self.estimator.configure(**{**(self.network or {}), "n_genes": 1}).patch_scales)
+
+    def baseline(self, variant: str) -> TrainingSettings:
+        """Settings of a baseline, on the same patches, target and encoder.
+
+        One that is trained in the same way keeps the numbers of it, and what is trained of the encoder.
+        """
+        other = estimator_named(variant)
+        trained = self.value("fine_tune") != "none" and other.defaults["fine_tune"] != "none"
+        alike = other.defaults == self.estimator.defaults
+        numbers: dict[str, Any] = {} if alike else dict.fromkeys(("max_epochs", "batch_size", "learning_rate"))
+        return replace(self, variant=variant, network=None, fine_tune=self.fine_tune if trained else None, **numbers)
 
     def schedule(self) -> Schedule:
         """How long and how fast to train.
@@ -105,8 +103,6 @@ class Recipe:
         ValueError
             If a number is out of range.
         """
-        from nh2st.tl._training._lightning_module import Schedule
-
         return Schedule(
             max_epochs=at_least_one("max_epochs", self.value("max_epochs")),
             batch_size=at_least_one("batch_size", self.value("batch_size")),
@@ -115,7 +111,7 @@ class Recipe:
             patience=at_least_one("patience", self.patience),
             seed=self.seed,
             compile=self.compile,
-            early_stopping=self.variant == "paper",
+            early_stopping=self.estimator.early_stopping,
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -132,29 +128,56 @@ class Recipe:
             If the settings make no network, or weights cannot be had.
         """
         values = {"n_genes": len(panel), "encoder": self.encoder, "patch_px": self.patch_px, **(self.network or {})}
-        network = new_network(self.variant, values, self.encoder_weights, self.seed)
-        network.encoder.fine_tune(self.value("fine_tune"))
-        check_likelihood(network, self.definition)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = self.estimator.build(self.estimator.configure(**values), self.encoder_weights)
+        if network.encoder is not None:
+            network.encoder.fine_tune(self.value("fine_tune"))
+        _check_likelihood(network.config, self.target_definition)
         size = None if self.mpp == NATIVE else self.patch_um
-        return Model(network=network, genes=panel, target=self.definition, patch_um=size)
+        return Model(network=network, genes=panel, target=self.target_definition, patch_um=size)
 
-    def read_images(
-        self,
-        network: Network,
-        sections: Sequence[Section],
-        windows: Sequence[Windows],
-        device: torch.device,
-        precision: Literal["32", "bf16"],
-    ) -> np.ndarray:
-        """Read what the network is trained on: patches (n, px, px, 3) uint8 of all sections.
 
-        Where the encoder is frozen, the network's maps of them; for the context network features (n, n_features).
-        """
-        from nh2st.tl._frozen import context_features, frozen_maps
+def _check_likelihood(config: NetworkConfig, target: Target) -> None:
+    """Refuse count likelihoods of a target that is no function of a spot's own counts."""
+    if config.needs_counts and target.smoothed:
+        msg = (
+            f"The likelihood {config.likelihood!r} is that of a spot's counts, but the target {target.kind!r} "
+            "averages over neighbouring spots. Use target='default', or likelihood='mse'."
+        )
+        raise ValueError(msg)
 
-        if isinstance(network, ContextNetwork):
-            scales = context_features(network, sections, windows, device, precision)
-            return np.concatenate([np.concatenate(features) for features in scales], axis=1)
-        if self.frozen:
-            return frozen_maps(network, sections, windows, device, precision)
-        return stack_patches([one.image for one in sections], windows)
+
+def settings_of(given: Mapping[str, Any], source: Model | None) -> TrainingSettings:
+    """Settings among the arguments of :func:`nh2st.tl.train`, checked; `source` is the model to be fine-tuned.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range, or contradicts what the model has settled.
+    """
+    chosen = {field.name: given[field.name] for field in fields(TrainingSettings)}
+    chosen["variant"] = chosen["variant"] or (VARIANT if source is None else source.config.variant)
+    settings = TrainingSettings(**chosen)
+    settings.schedule()
+    if source is not None:
+        _check_no_contradiction(source, given)
+    return settings
+
+
+def _check_no_contradiction(source: Model, given: Mapping[str, Any]) -> None:
+    """Refuse arguments beside `init_from` that the model has settled already."""
+    config = source.config.to_dict()
+    given_network = (given["network"] or {}).items()
+    network = {name: list(value) if isinstance(value, tuple) else value for name, value in given_network}
+    settled = {
+        "genes": given["genes"] is not None and given["genes"] != source.genes,
+        "network": config | network != config,
+        "variant": given["variant"] not in (None, source.config.variant),
+        "encoder": given["encoder"] not in (ENCODER, source.config.encoder),
+        "target": given["target"] not in ("default", source.target.kind),
+        "mpp": given["mpp"] is not None and (given["mpp"] == NATIVE) != (source.patch_um is None),
+    }
+    if wrong := [name for name, contradicts in settled.items() if contradicts]:
+        msg = f"init_from= settles {', '.join(f'{name}=' for name in wrong)}: leave it out, or train a new model."
+        raise ValueError(msg)

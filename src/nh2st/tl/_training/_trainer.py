@@ -19,7 +19,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from nh2st._settings import logger
-from nh2st.nn._ranks import n_ranks
+from nh2st._torch import n_ranks
 from nh2st.tl._training._hardware import Place
 
 _NODE_VARIABLES = ("NODE_RANK", "GROUP_RANK")
@@ -131,13 +131,13 @@ def determinism_restored() -> Iterator[None]:
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's own notices: the package says what users need to know."""
     chatter = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [one.level for one in chatter]
-    for one in chatter:
-        one.setLevel(logging.ERROR)
+    levels = [source.level for source in chatter]
+    for source in chatter:
+        source.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             yield
     finally:
-        for one, level in zip(chatter, levels, strict=True):
-            one.setLevel(level)
+        for source, level in zip(chatter, levels, strict=True):
+            source.setLevel(level)

@@ -36,12 +36,12 @@ def groups_of(sections: Sequence[Spots], groups: str | Mapping[str, str] | None)
         If a spot has no group.
     """
     if isinstance(groups, Mapping):
-        return [np.full(len(one.rows), _group_of(one, groups), dtype=object) for one in sections]
+        return [np.full(len(section.rows), _group_of(section, groups), dtype=object) for section in sections]
     column = groups if groups is not None else DONOR
-    if all(column in one.adata.obs for one in sections):
-        return [_labels(one, column) for one in sections]
+    if all(column in section.adata.obs for section in sections):
+        return [_labels(section, column) for section in sections]
     if groups is not None:
-        missing = ", ".join(repr(one.name) for one in sections if column not in one.adata.obs)
+        missing = ", ".join(repr(section.name) for section in sections if column not in section.adata.obs)
         msg = (
             f"groups={groups!r} names no column of obs for section {missing}. Name a column, or map sections to donors."
         )
@@ -52,7 +52,7 @@ def groups_of(sections: Sequence[Spots], groups: str | Mapping[str, str] | None)
             "say so with `groups=`, or validation will look better than it is.",
             DONOR,
         )
-    return [np.full(len(one.rows), one.name, dtype=object) for one in sections]
+    return [np.full(len(section.rows), section.name, dtype=object) for section in sections]
 
 
 def _group_of(section: Spots, groups: Mapping[str, str]) -> str:
@@ -96,7 +96,7 @@ def validation_split(sections: Sequence[Spots], groups: Sequence[np.ndarray], se
         len(names),
         "" if len(names) == 1 else "s",
     )
-    blocks = np.concatenate([_side_block(one.xy, rng) for one in sections])
+    blocks = np.concatenate([_side_block(section.xy, rng) for section in sections])
     if blocks.sum() < _LEAST_VALIDATION_SPOTS:
         logger.warning("Too few spots (%d) to validate: training runs for all epochs.", len(labels))
         return Split(np.zeros(len(labels), dtype=bool), "none: too few spots")
