@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import nh2st as nh
-from nh2st._results import check_evaluation, companion_layer, forget_evaluation
+from nh2st._results import check_evaluation, companion_layer
 from nh2st._sections import find_spots
 
 
 @pytest.fixture
 def check(full):
-    def run(key, *, overwrite=False, data=None):
-        check_evaluation(find_spots(full if data is None else data), key, overwrite=overwrite)
+    def run(key, *, overwrite=False):
+        check_evaluation(find_spots(full), key, overwrite=overwrite)
 
     return run
 
@@ -34,8 +34,6 @@ def test_columns_of_the_user_are_replaced_on_request_alone(full, model, check, p
     ):
         check("new")
     check("new", overwrite=True)
-    forget_evaluation(table, "new")
-    assert "new_pearson" not in getattr(table, place)
 
 
 def test_columns_that_differ_by_case(full, check):
@@ -44,29 +42,20 @@ def test_columns_that_differ_by_case(full, check):
         check("folds", overwrite=True)
 
 
-def test_keys_of_objects_that_become_columns_can_be_stored(full, check):
-    table = full["table"].copy()
-    del table.uns["spatialdata_attrs"]
-    check("predicted", data={"a": table})
-    with pytest.raises(ValueError, match="the key of an object='a/b' cannot be stored"):
-        check("predicted", data={"a/b": table})
-
-
 def test_there_must_be_predictions(check):
     with pytest.raises(KeyError, match="no predictions 'normal'"):
         check("normal")
 
 
-def test_forgetting_takes_all_scores_away(full):
+def test_another_evaluation_leaves_nothing_of_the_first(full):
+    assert "predicted_ridge_pearson" in full["table"].var
+    del full["table"].layers["predicted_ridge"]
+    nh.tl.evaluate(full, "predicted", sections=["B"])
     table = full["table"]
-    forget_evaluation(table, "predicted")
-    assert {name for name in table.var if name.startswith("predicted_")} == {
-        "predicted_predicted",
-        "predicted_training_mean",
-    }
-    assert not any(name.startswith("predicted_") for name in table.varm)
-    assert not {"evaluation", "evaluation_by_section"} & set(table.uns["nh2st"]["predicted"])
-    assert "folds_pearson" in table.varm
+    assert "predicted_ridge_pearson" not in table.var
+    assert list(table.varm["predicted_pearson"].columns) == ["B"]
+    assert not [name for name in table.uns["nh2st"]["predicted"]["evaluation"] if name.startswith("ridge")]
+    assert list(table.varm["folds_pearson"].columns) == ["A", "B", "C"]
 
 
 def test_layers_beside_predictions(full):
