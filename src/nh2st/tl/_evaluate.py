@@ -12,7 +12,7 @@ from anndata import AnnData
 from nh2st._docs import documented
 from nh2st._expression import Target
 from nh2st._keys import MODEL, NAMESPACE, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
-from nh2st._results import dense_columns, predicted_rows, provenance_of, write_evaluation
+from nh2st._results import check_evaluation, dense_columns, predicted_rows, provenance_of, write_evaluation
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._settings import logger
 from nh2st.tl._section_scores import nothing_in_common, score_section, tidy_scores
@@ -25,6 +25,7 @@ def evaluate(
     data: Data,
     key: str = PREDICTION,
     *,
+    overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     layer: str | None = None,
@@ -45,6 +46,8 @@ def evaluate(
     data
         SpatialData or AnnData with predictions and counts, or a list or dictionary of them.
     %(key)s
+    overwrite
+        Replace columns of the names below that are no scores of this package.
     sections
         Sections to evaluate; all that were predicted where absent.
     %(spots)s
@@ -84,7 +87,7 @@ def evaluate(
         If there are no predictions of this name.
     ValueError
         If counts are missing or not valid, spots are tiles without any, a section has fewer than three predicted
-        spots, or the table has none of the predicted genes.
+        spots, the table has none of the predicted genes, or a column would be replaced that is no score of ours.
 
     Examples
     --------
@@ -97,6 +100,7 @@ def evaluate(
     found = find_spots(data, Selection(sections, spots, table_key, None, shapes_key, coordinate_system))
     for table in tables_of(found):
         _check_table(table, key)
+    check_evaluation(found, key, overwrite=overwrite)
     predicted = [(section, rows) for section in found if len(rows := predicted_rows(section, key))]
     if not predicted:
         msg = f"None of the sections {', '.join(repr(section.name) for section in found)} was predicted under {key!r}."
