@@ -49,9 +49,7 @@ def encode_sections(
         What tells the module from others: name, checksum of the weights.
     """
     shapes = [(len(window), *shape) for window in windows]
-    keys = [
-        _key(section, window, identity) if keep else None for section, window in zip(sections, windows, strict=True)
-    ]
+    keys = [_key(one, window, identity) if keep else None for one, window in zip(sections, windows, strict=True)]
     found = {}
     for number, (key, size) in enumerate(zip(keys, shapes, strict=True)):
         if key is not None and (array := find_cached(key, shape=size, dtype=np.float16)) is not None:
@@ -133,7 +131,7 @@ class _Oriented(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         turned = list(dihedral(channel_first(images)))
-        return torch.stack([self.encoder.features(images.contiguous()).float() for images in turned]).mean(dim=0)
+        return torch.stack([self.encoder.features(one.contiguous()).float() for one in turned]).mean(dim=0)
 
 
 class _Halved(nn.Module):
