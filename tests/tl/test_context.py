@@ -196,7 +196,7 @@ def test_labels_are_standardised_within_sections(sdata, train_context, monkeypat
     logs = np.log1p(1e4 * counts / totals)
     shifted = np.where((sdata["table"].obs["region"] == "B").to_numpy()[:, None], 0.9 * logs, logs)
     monkeypatch.setattr(
-        "nh2st.tl._training._data.target_values",
+        "nh2st.tl._training._training_data.target_values",
         lambda counts, panel, _: shifted[counts.rows][:, sdata["table"].var_names.get_indexer(panel)].astype(
             np.float32
         ),

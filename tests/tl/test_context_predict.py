@@ -16,7 +16,7 @@ from spatialdata import SpatialData, deepcopy, read_zarr
 import nh2st as nh
 from nh2st._estimators import Features
 from nh2st._estimators._context import with_tokens
-from nh2st._estimators._spots import unmeasured
+from nh2st._estimators._training_spots import unmeasured
 from nh2st.nn import ContextNetwork
 
 LAYERS = ("nh2st", "nh2st_std", "nh2st_ridge")

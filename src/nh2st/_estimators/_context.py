@@ -19,7 +19,7 @@ from nh2st._estimators._context_labels import LEAST_SPOTS, with_labels
 from nh2st._estimators._encodings import context_features
 from nh2st._estimators._images import Features, Tokens
 from nh2st._estimators._interface import Encoding, Estimator, FeaturesOf, Predicted, Run, Source
-from nh2st._estimators._spots import TrainingSpots
+from nh2st._estimators._training_spots import TrainingSpots
 from nh2st._settings import logger
 from nh2st._space import neighborhood
 from nh2st.nn import ContextNetwork, NetworkConfig, Prediction, collate

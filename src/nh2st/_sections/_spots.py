@@ -12,7 +12,6 @@ from anndata import AnnData
 from spatialdata import SpatialData
 
 from nh2st._keys import ARRAY_COL, ARRAY_ROW, IN_TISSUE, SPATIAL
-from nh2st._sections._data import Data, objects_of
 from nh2st._sections._geometry import (
     affine_to,
     apply_affine,
@@ -21,6 +20,7 @@ from nh2st._sections._geometry import (
     spots_element,
     systems_of,
 )
+from nh2st._sections._objects import Data, objects_of
 from nh2st._sections._selection import EVERYTHING, Selection
 from nh2st._sections._tables import (
     ATTRS,

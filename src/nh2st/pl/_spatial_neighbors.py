@@ -31,7 +31,7 @@ and do not cover the tissue where spots are many."""
 
 
 @dataclass(frozen=True)
-class _Graph:
+class _DrawnGraph:
     """Neighbours of the spots of one section: edges (n_edges, 2) as positions in the section, and their numbers."""
 
     canvas: Canvas
@@ -116,13 +116,13 @@ def _check_graph(table: AnnData, key: str) -> None:
         raise KeyError(msg)
 
 
-def _graph(canvas: Canvas, key: str) -> _Graph:
+def _graph(canvas: Canvas, key: str) -> _DrawnGraph:
     rows = canvas.spots.rows
     matrix = csr_matrix(canvas.spots.adata.obsp[f"{key}_{CONNECTIVITIES_SUFFIX}"])[rows][:, rows]
     matrix.eliminate_zeros()
     source, target = matrix.nonzero()
     edges = np.unique(np.sort(np.column_stack([source, target]), axis=1), axis=0)
-    return _Graph(canvas, edges, np.diff(matrix.indptr))
+    return _DrawnGraph(canvas, edges, np.diff(matrix.indptr))
 
 
 def _subplots(canvases: Sequence[Canvas]) -> np.ndarray:
@@ -136,7 +136,7 @@ def _subplots(canvases: Sequence[Canvas]) -> np.ndarray:
     return axes[: len(canvases)]
 
 
-def _draw(ax: Axes, graph: _Graph, norm: Normalize, cmap: Colormap) -> EllipseCollection:
+def _draw(ax: Axes, graph: _DrawnGraph, norm: Normalize, cmap: Colormap) -> EllipseCollection:
     canvas = graph.canvas
     draw_ground(ax, canvas)
     draw_scale_bar(ax, canvas)

@@ -15,7 +15,7 @@ from nh2st._results import Kind, check_replaceable, editable, make_room, write_r
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._settings import logger
 from nh2st._space import averaging
-from nh2st.pp._spatial_neighbors import Graph, graphs_of, write_graph
+from nh2st.pp._spatial_neighbors import TableGraph, graphs_of, write_graph
 
 
 @documented
@@ -97,7 +97,7 @@ def smooth(
     return data if copy else None
 
 
-def _missing_graphs(sections: Sequence[Spots], graph: str, key: str) -> list[tuple[AnnData, Graph]]:
+def _missing_graphs(sections: Sequence[Spots], graph: str, key: str) -> list[tuple[AnnData, TableGraph]]:
     """Default graphs of the tables that have none, not written yet."""
     without = [section for section in sections if key not in section.adata.obsp]
     if not without:

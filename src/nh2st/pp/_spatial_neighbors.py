@@ -89,7 +89,7 @@ def spatial_neighbors(
 
 
 @dataclass(frozen=True)
-class Graph:
+class TableGraph:
     """Graph of a table: matrices (n_obs, n_obs), and the parameters under squidpy's names."""
 
     connectivities: csr_matrix
@@ -112,14 +112,14 @@ def graphs_of(
     n_neighs: int | None = None,
     radius: float | None = None,
     coord_type: CoordType | None = None,
-) -> list[tuple[AnnData, Graph]]:
+) -> list[tuple[AnnData, TableGraph]]:
     """Graph of each table of the sections, as :func:`spatial_neighbors` takes these arguments."""
     rules = [edge_rule(section.grid, n_neighs, radius, coord_type) for section in sections]
     built = [(section, rule, edges_of(section.grid, rule)) for section, rule in zip(sections, rules, strict=True)]
     return [(table, _joined([part for part in built if part[0].adata is table])) for table in tables_of(sections)]
 
 
-def _joined(built: Sequence[tuple[Spots, EdgeRule, Edges]]) -> Graph:
+def _joined(built: Sequence[tuple[Spots, EdgeRule, Edges]]) -> TableGraph:
     source = np.concatenate([section.rows[edges.source] for section, _, edges in built])
     target = np.concatenate([section.rows[edges.target] for section, _, edges in built])
     length = np.concatenate([edges.length for _, _, edges in built])
@@ -129,10 +129,10 @@ def _joined(built: Sequence[tuple[Spots, EdgeRule, Edges]]) -> Graph:
     distances.eliminate_zeros()
     ones = np.ones(len(source), dtype=np.float32)
     connectivities = coo_matrix((ones, (source, target)), shape=(n_obs, n_obs)).tocsr()
-    return Graph(connectivities, distances, _common([rule.params for _, rule, _ in built]))
+    return TableGraph(connectivities, distances, _common([rule.params for _, rule, _ in built]))
 
 
-def write_graph(table: AnnData, key: str, graph: Graph) -> None:
+def write_graph(table: AnnData, key: str, graph: TableGraph) -> None:
     """Write a graph under squidpy's keys."""
     make_room(table, key, Kind.GRAPH)
     connectivities, distances = f"{key}_{CONNECTIVITIES_SUFFIX}", f"{key}_{DISTANCES_SUFFIX}"

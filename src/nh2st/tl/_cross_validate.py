@@ -13,15 +13,15 @@ from nh2st._estimators import FURTHER_BASELINES
 from nh2st._keys import BASELINE_NAMES, CROSS_VALIDATION
 from nh2st._sections import ImageData, ImageKey, Section, Selection, find_sections, fingerprint
 from nh2st._settings import logger
-from nh2st.tl._folds._data import FoldData, warn_of_flagged_genes
+from nh2st.tl._folds._fold_data import FoldData, warn_of_flagged_genes
 from nh2st.tl._folds._fold_layers import check_layers, record_folds
 from nh2st.tl._folds._identity import identity_of
 from nh2st.tl._folds._run import FoldRunner, FoldTask
 from nh2st.tl._folds._settings_to_try import Candidates, candidates_of
 from nh2st.tl._folds._split import Fold, FoldLayout, folds_of, warn_of_blocks
 from nh2st.tl._folds._store import FoldFolder, FoldResult
-from nh2st.tl._training._settings import TrainingSettings
 from nh2st.tl._training._starting_model import trained_on
+from nh2st.tl._training._training_settings import TrainingSettings
 from nh2st.tl._training._validation_split import groups_of
 
 

@@ -32,8 +32,8 @@ from nh2st._settings import logger
 from nh2st.models import Model, available, load
 from nh2st.tl._compatibility._differences import warn_of_differences
 from nh2st.tl._compatibility._panel_check import check_panel
+from nh2st.tl._prediction._prediction_records import record_predictions, recorded_model
 from nh2st.tl._prediction._tiles_in_place import tiles_where_no_spots
-from nh2st.tl._prediction._writing import record_predictions, recorded_model
 
 _ROWS_LOOKED_AT = 1000
 

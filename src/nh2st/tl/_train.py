@@ -11,12 +11,12 @@ from nh2st._docs import documented
 from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM
 from nh2st._sections import ImageData, ImageKey, Mpp, Selection, find_sections
 from nh2st.models import Model, load
-from nh2st.tl._prediction._writing import record_training
-from nh2st.tl._training._data import TrainingData
+from nh2st.tl._prediction._prediction_records import record_training
 from nh2st.tl._training._hardware import Devices, resolve_place
 from nh2st.tl._training._session import TrainingSession
-from nh2st.tl._training._settings import settings_of
 from nh2st.tl._training._starting_model import starting_model
+from nh2st.tl._training._training_data import TrainingData
+from nh2st.tl._training._training_settings import settings_of
 from nh2st.tl._training._validation_split import groups_of
 
 
