@@ -35,6 +35,13 @@ _TEXTS = {
     File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
 show
     Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.""",
+    "encoding_errors": """OSError
+    If an image cannot be read; section and image are named, and nothing is written.
+RuntimeError
+    If a GPU is out of memory with half the batch too, the workers of the cluster cannot do the work, or an encoder
+    does not bear 8-bit integers.
+ImportError
+    If a package for 8-bit integers is missing.""",
     "no_folder": """FileNotFoundError
     If the folder of `save` does not exist.""",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nh2st._results._evaluation import check_evaluation, forget_evaluation, read_evaluation, write_evaluation
+from nh2st._results._evaluation import check_evaluation, read_evaluation, write_evaluation
 from nh2st._results._kinds import FOLD_SUFFIX, OUT_OF_FOLD, Kind
 from nh2st._results._names import check_name
 from nh2st._results._reading import dense_columns, predicted_rows
@@ -33,7 +33,6 @@ __all__ = [
     "companion_layer",
     "dense_columns",
     "editable",
-    "forget_evaluation",
     "kind_at",
     "make_room",
     "places_of",

@@ -11,9 +11,9 @@ from anndata import AnnData
 from nh2st._keys import MODEL, PREDICTED_SUFFIX, RAW, TRAINING_MEAN_SUFFIX
 from nh2st._metrics import METRICS
 from nh2st._results._kinds import EVALUATION, Place, evaluation_places
-from nh2st._results._names import check_name, same_but_for_case
+from nh2st._results._names import same_but_for_case
 from nh2st._results._records import owners_of, provenance_of
-from nh2st._results._replacing import drop
+from nh2st._results._replacing import detach, drop
 from nh2st._sections import Spots, tables_of
 
 EVALUATION_BY_SECTION = "evaluation_by_section"
@@ -21,21 +21,17 @@ _COLUMNS = ["section", "gene", "model", "truth", "metric", "value"]
 
 
 def check_evaluation(sections: Iterable[Spots], key: str, *, overwrite: bool) -> None:
-    """Refuse to replace columns that are no scores of predictions, and names of objects that cannot be stored.
+    """Refuse to replace columns that are no scores of predictions.
 
     All sections are to be checked before anything is written.
 
     Raises
     ------
     ValueError
-        If there is such a column or name, and `overwrite` is not set for a column.
+        If there is such a column and `overwrite` is not set, or one whose name differs by case alone.
     KeyError
         If there are no predictions of this name.
     """
-    sections = list(sections)
-    for section in sections:
-        if not section.region and section.object_key is not None:
-            check_name(section.object_key, "the key of an object")
     for table in tables_of(sections):
         provenance_of(table, key)
         for place in evaluation_places(key):
@@ -56,26 +52,28 @@ def _check_place(table: AnnData, place: Place, *, overwrite: bool) -> None:
         raise ValueError(msg)
 
 
-def forget_evaluation(table: AnnData, key: str) -> None:
-    """Take away earlier scores of these predictions, so that none of another evaluation is left beside new ones."""
-    record = provenance_of(table, key)
-    for place in evaluation_places(key):
-        drop(table, place)
-    for name in (EVALUATION, EVALUATION_BY_SECTION):
-        record.pop(name, None)
-
-
 def write_evaluation(table: AnnData, key: str, scores: pd.DataFrame, sections: Sequence[Spots]) -> None:
     """Write scores of the table's sections: of each gene into ``var`` and ``varm``, of sections into the record.
 
     The scores are tidy: columns ``section``, ``gene`` (empty for the section as a whole), ``model``, ``truth``,
-    ``metric`` and ``value``.
+    ``metric`` and ``value``. Earlier scores of these predictions go.
     """
+    _forget(table, key)
     mine = scores[scores["section"].isin([section.name for section in sections])]
     mine = mine.assign(section=mine["section"].map({section.name: _label(section) for section in sections}))
     whole = mine["gene"] == ""
     _write_genes(table, key, mine[~whole & (mine["truth"] == RAW)])
     _write_sections(table, key, mine[whole].drop(columns="gene"))
+
+
+def _forget(table: AnnData, key: str) -> None:
+    """Take away earlier scores, so that none of another evaluation is left beside new ones."""
+    detach(table)
+    record = provenance_of(table, key)
+    for place in evaluation_places(key):
+        drop(table, place)
+    for name in (EVALUATION, EVALUATION_BY_SECTION):
+        record.pop(name, None)
 
 
 def _write_genes(table: AnnData, key: str, raw: pd.DataFrame) -> None:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from nh2st._keys import (
     CONNECTIVITIES_SUFFIX,
     DISTANCES_SUFFIX,
+    MODEL,
     NEIGHBORS_SUFFIX,
     PREDICTED_SUFFIX,
     RIDGE_SUFFIX,
@@ -24,8 +25,6 @@ KIND = "kind"
 EVALUATION = "evaluation"
 FOLD_SUFFIX = "fold"
 OUT_OF_FOLD = "out-of-fold predictions"
-NETWORK = "model"
-"""Name of the network among the models of a cross-validation; the others are its baselines."""
 
 
 class Kind(StrEnum):
@@ -104,7 +103,7 @@ def _inferred(record: Mapping[str, object]) -> Kind | None:
     if "genes" in record:
         if not str(record.get("validation", "")).startswith(OUT_OF_FOLD):
             return Kind.PREDICTIONS
-        return Kind.FOLDS if str(record.get("model")) == NETWORK else Kind.FOLDS_BASELINE
+        return Kind.FOLDS if str(record.get("model")) == MODEL else Kind.FOLDS_BASELINE
     if any(isinstance(tiles, Mapping) and "outline" in tiles for tiles in record.values()):
         return Kind.TILES
     fields = {"smoothed": Kind.SMOOTHED, "weights_sha256": Kind.EMBEDDING, "target": Kind.NORMALIZED}

@@ -121,11 +121,19 @@ def make_room(table: AnnData, key: str, kind: Kind) -> None:
 
     What is there was found replaceable before, by :func:`check_replaceable`.
     """
+    detach(table)
     remove(table, key)
     for place in kind.places(key):
         for owner in owners_of(table, place):
             _take_from(table, owner, place)
         drop(table, place)
+
+
+def detach(table: AnnData) -> None:
+    """Make a table of its own of a view, whose records are those of the table that it is a view of."""
+    if table.is_view:
+        # Any assignment makes a copy of all of it.
+        table.obs = table.obs.copy()
 
 
 def remove(table: AnnData, key: str) -> None:
@@ -134,6 +142,7 @@ def remove(table: AnnData, key: str) -> None:
     for place in places_of(table, key):
         drop(table, place)
     record = records.pop(key, None)
+    _drop_scores_beside(table, key)
     if kind is Kind.FOLDS:
         for name in map(str, record.get(MEMBERS, [])):
             if kind_at(table, name) is Kind.FOLDS_BASELINE:
@@ -144,14 +153,19 @@ def remove(table: AnnData, key: str) -> None:
 
 
 def _take_from(table: AnnData, owner: str, place: Place) -> None:
-    """Take one place from a result: all of the result where its values are there, else what was said of the place."""
-    kind, (_, taken) = kind_at(table, owner), place
+    """Take one place from a result: all of the result where its values are there."""
+    kind = kind_at(table, owner)
     if kind is not None and place == kind.places(owner)[0]:
         remove(table, owner)
-        return
-    for attribute, name in places_of(table, owner):
-        if name.startswith(f"{taken}_"):
-            drop(table, (attribute, name))
+    else:
+        _drop_scores_beside(table, place[1])
+
+
+def _drop_scores_beside(table: AnnData, name: str) -> None:
+    """Take away what the evaluation of other predictions says of this layer, as of the ridge beside a network."""
+    place = ("var", f"{name}_pearson")
+    if owners_of(table, place):
+        drop(table, place)
 
 
 def drop(table: AnnData, place: Place) -> None:

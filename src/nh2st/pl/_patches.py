@@ -27,8 +27,7 @@ from nh2st._sections import (
 )
 from nh2st.pl._figure import DARK, check_path, finish, house_style
 
-_PANEL_INCHES = 1.35
-_MOST_COLUMNS = 8
+_PANEL_INCHES, _MOST_COLUMNS = 1.35, 8
 
 
 @dataclass(frozen=True)

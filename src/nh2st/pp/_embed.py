@@ -97,13 +97,7 @@ def embed(
     ValueError
         If the encoder is unknown or cannot take such patches, the scale of an image is unknown, or embeddings would be
         replaced that are not ours.
-    OSError
-        If an image cannot be read; section and image are named, and nothing is written.
-    RuntimeError
-        If a GPU is out of memory with half the batch too, the workers of the cluster cannot do the work, or the encoder
-        does not bear 8-bit integers.
-    ImportError
-        If a package for 8-bit integers is missing.
+    %(encoding_errors)s
 
     Examples
     --------

@@ -38,7 +38,7 @@ def tissue_tiles(
     min_tissue
         Least share of a tile that is tissue, above 0 and up to 1.
     overwrite
-        Replace elements of the names below that this package did not write.
+        Replace elements of the names below that this package did not write, and tiles with what was predicted of them.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def tissue_tiles(
     ------
     ValueError
         If an image shows no tissue, is narrower than half a tile, or has no known scale; several images share a
-        coordinate system; or an element would be replaced that is not ours.
+        coordinate system; or an element would be replaced that is not ours, or holds results.
     KeyError
         If there is no such image.
 

@@ -117,13 +117,7 @@ def predict(
     ValueError
         If no model is known, fewer than a tenth of its genes are in a table, the scale of an image is unknown, a slide
         shows no tissue, or something else than predictions would be replaced.
-    OSError
-        If an image cannot be read; section and image are named, and nothing is written.
-    RuntimeError
-        If a GPU is out of memory with half the batch too, the workers of the cluster cannot do the work, or an encoder
-        does not bear 8-bit integers.
-    ImportError
-        If a package for 8-bit integers is missing.
+    %(encoding_errors)s
 
     Examples
     --------
