@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from nh2st._docs import documented
 from nh2st._keys import PREDICTION
 from nh2st._sections import Data, ImageKey, Selection, tables_of
-from nh2st.pl._canvas import Canvas, draw_ground, draw_scale_bar, draw_spots, find_canvases
+from nh2st.pl._canvas import Canvas, draw_colorbar, draw_ground, draw_scale_bar, draw_spots, find_canvases
 from nh2st.pl._figure import GREY, check_path, finish, house_style
 from nh2st.pl._maps import GeneMaps, check_genes, gene_maps
 
@@ -142,15 +142,11 @@ def _draw_row(row: np.ndarray, maps: GeneMaps, norm: Normalize, cmap: str | Colo
         shown = maps.predicted
         if len(row) > 1:
             row[0].set_title(f"{maps.gene}, not measured", color=GREY)
-    _draw_colorbar(row[-1], circles, shown, maps.unit)
+    _draw_scale(row[-1], circles, shown, maps.unit)
 
 
-def _draw_colorbar(ax: Axes, circles: EllipseCollection, shown: np.ndarray, unit: str) -> None:
+def _draw_scale(ax: Axes, circles: EllipseCollection, shown: np.ndarray, unit: str) -> None:
     low, high = circles.get_clim()
     beyond = (shown.min() < low, shown.max() > high)
     extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
-    # An inset keeps to the height of the map, which the equal aspect makes smaller than its place in the grid.
-    bar = ax.figure.colorbar(circles, cax=ax.inset_axes((1.04, 0, 0.04, 1)), extend=extend)
-    bar.set_label(unit.replace(", ", "\n", 1), fontsize=8)
-    bar.locator = MaxNLocator(5, steps=[1, 2, 5, 10])
-    bar.outline.set_visible(False)
+    draw_colorbar(ax, circles, unit.replace(", ", "\n", 1), MaxNLocator(5, steps=[1, 2, 5, 10]), extend)

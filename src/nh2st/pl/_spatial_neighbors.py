@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
@@ -19,11 +18,10 @@ from scipy.sparse import csr_matrix
 from nh2st._docs import documented
 from nh2st._keys import CONNECTIVITIES_SUFFIX, SPATIAL_KEY
 from nh2st._sections import Data, ImageKey, Selection, tables_of
-from nh2st.pl._canvas import Canvas, draw_ground, draw_scale_bar, draw_spots, find_canvases
+from nh2st.pl._canvas import Canvas, draw_colorbar, draw_ground, draw_scale_bar, draw_spots, find_canvases, subplots
 from nh2st.pl._figure import DARK, check_path, finish, house_style
 
 _PANEL_INCHES = 3.2
-_MOST_COLUMNS = 3
 _MOST_LEVELS = 20
 _NODE_SHARE, _EDGE_SHARE = 0.3, 0.07
 """Largest radius of a node, and width of an edge, as shares of the pitch: edges stay visible between spots that touch,
@@ -95,16 +93,13 @@ def spatial_neighbors(
     for table in tables_of(canvas.spots for canvas in canvases):
         _check_graph(table, key)
     graphs = [_graph(canvas, key) for canvas in canvases]
-    axes = _subplots(canvases)
+    axes = subplots(canvases, _PANEL_INCHES, beside=0.8)
     degrees = np.concatenate([graph.degree for graph in graphs])
     norm = Normalize(degrees.min() - 0.5, degrees.max() + 0.5)
     levels = min(int(np.ptp(degrees)) + 1, _MOST_LEVELS)
     for ax, graph in zip(axes, graphs, strict=True):
         nodes = _draw(ax, graph, norm, matplotlib.colormaps.get_cmap(cmap).resampled(levels))
-    bar = axes[-1].figure.colorbar(nodes, cax=axes[-1].inset_axes((1.04, 0, 0.04, 1)))
-    bar.set_label("neighbours of a spot", fontsize=8)
-    bar.locator = MaxNLocator(6, integer=True, min_n_ticks=1)
-    bar.outline.set_visible(False)
+    draw_colorbar(axes[-1], nodes, "neighbours of a spot", MaxNLocator(6, integer=True, min_n_ticks=1))
     return finish(axes, path, show)
 
 
@@ -123,17 +118,6 @@ def _graph(canvas: Canvas, key: str) -> _DrawnGraph:
     source, target = matrix.nonzero()
     edges = np.unique(np.sort(np.column_stack([source, target]), axis=1), axis=0)
     return _DrawnGraph(canvas, edges, np.diff(matrix.indptr))
-
-
-def _subplots(canvases: Sequence[Canvas]) -> np.ndarray:
-    columns = min(_MOST_COLUMNS, len(canvases))
-    rows = -(-len(canvases) // columns)
-    height = rows * (_PANEL_INCHES * max(canvas.aspect for canvas in canvases) + 0.5)
-    size = (_PANEL_INCHES * columns + 0.8, height)
-    axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)[1].ravel()
-    for ax in axes[len(canvases) :]:
-        ax.remove()
-    return axes[: len(canvases)]
 
 
 def _draw(ax: Axes, graph: _DrawnGraph, norm: Normalize, cmap: Colormap) -> EllipseCollection:
