@@ -18,11 +18,10 @@ from nh2st._patches import Pyramid
 from nh2st._sections import NATIVE, Data, Section, Selection, Spots, find_sections, find_spots, resolve_mpp
 from nh2st.pl._figure import DARK
 
-_BACKGROUND_PX = 1000
+_BACKGROUND_PX, _MANY_SPOTS = 1000, 5000
 _MOST_COLUMNS = 3
 _LUMINANCE = (0.299, 0.587, 0.114)
 _SATURATION, _STRENGTH = 0.4, 0.5
-_MANY_SPOTS = 5000
 
 
 @dataclass(frozen=True)

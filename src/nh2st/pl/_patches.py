@@ -14,17 +14,7 @@ from matplotlib.patches import Circle
 from nh2st._docs import documented
 from nh2st._keys import PATCH_PX, PATCH_UM
 from nh2st._patches import read_patches
-from nh2st._sections import (
-    NATIVE,
-    ImageData,
-    ImageKey,
-    Mpp,
-    Section,
-    Selection,
-    find_sections,
-    patch_windows,
-    resolve_mpp,
-)
+from nh2st._sections import ImageData, ImageKey, Mpp, Section, Selection, find_sections, patch_windows, resolve_mpp
 from nh2st.pl._figure import DARK, check_path, finish, house_style
 
 _PANEL_INCHES, _MOST_COLUMNS = 1.35, 8
@@ -110,7 +100,7 @@ def patches(
         for section, share in zip(found, shares, strict=True)
         if share
     ]
-    size = f"{patch_px} px" if mpp == NATIVE else f"{patch_um:g} µm in {patch_px} px"
+    size = f"{patch_px} px" if mpp == "native" else f"{patch_um:g} µm in {patch_px} px"
     return finish(_draw(samples, f"Patches of {size}", outline=outline), path, show)
 
 

@@ -16,7 +16,6 @@ from nh2st._inference import check_place, checksum, features_of
 from nh2st._keys import EMBEDDING, ENCODER, PATCH_PX, PATCH_UM
 from nh2st._results import Kind, check_replaceable, make_room, write_record
 from nh2st._sections import (
-    NATIVE,
     ImageData,
     ImageKey,
     Mpp,
@@ -130,7 +129,7 @@ def embed(
         "package_version": version("nh2st"),
         "encoder": encoder,
         "weights_sha256": weights,
-        "patch_um": "native" if mpp == NATIVE else patch_um,
+        "patch_um": "native" if mpp == "native" else patch_um,
         "patch_px": patch_px,
         "precision": meant,
     }
