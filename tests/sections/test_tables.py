@@ -19,7 +19,7 @@ def check(data, **keys):
 
 
 def names(data, **keys):
-    return [one.name for one in find_sections(data, Selection(**keys))]
+    return [section.name for section in find_sections(data, Selection(**keys))]
 
 
 def test_each_region_is_a_section(make_sdata):
