@@ -490,12 +490,12 @@ def test_fingerprint_is_of_the_pixels_alone():
         pyramid = make_pyramid("image", [da.from_array(image, **options)], RGB)
         return pyramid.fingerprint(pyramid.levels[0])
 
-    one = fingerprint(pixels, chunks=(3, 512, 512))
-    assert one == fingerprint(pixels.copy(), chunks=(3, 512, 512), name="another")
+    first = fingerprint(pixels, chunks=(3, 512, 512))
+    assert first == fingerprint(pixels.copy(), chunks=(3, 512, 512), name="another")
     changed = pixels.copy()
     changed[2, 2499, 1299] += 1
-    assert one != fingerprint(changed, chunks=(3, 512, 512))
-    assert one != fingerprint(pixels[:, :-1], chunks=(3, 512, 512))
+    assert first != fingerprint(changed, chunks=(3, 512, 512))
+    assert first != fingerprint(pixels[:, :-1], chunks=(3, 512, 512))
 
 
 def test_key_changes_with_image_scale_and_spots():

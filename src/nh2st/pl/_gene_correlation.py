@@ -20,8 +20,8 @@ _LABEL_AT, _LABEL_WIDTH, _LABEL_HEIGHT = 0.10, 0.25, 0.055
 """Where the names stand, how wide and how high they are; fractions of the axes."""
 
 
-@documented
 @house_style()
+@documented
 def gene_correlation(
     data: Data,
     *,

@@ -30,8 +30,8 @@ class _Sample:
     radius: np.ndarray
 
 
-@documented
 @house_style()
+@documented
 def patches(
     data: ImageData,
     *,

@@ -22,8 +22,8 @@ from nh2st.pl._maps import GeneMaps, check_genes, gene_maps
 _PANEL_INCHES = 2.8
 
 
-@documented
 @house_style()
+@documented
 def spatial_genes(
     data: Data,
     genes: str | Sequence[str],

@@ -37,8 +37,8 @@ class _DrawnGraph:
     degree: np.ndarray
 
 
-@documented
 @house_style()
+@documented
 def spatial_neighbors(
     data: Data,
     *,

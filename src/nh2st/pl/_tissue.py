@@ -37,8 +37,8 @@ class _Slide(Canvas):
         return 0, width, 0, height
 
 
-@documented
 @house_style()
+@documented
 def tissue(
     data: ImageData,
     *,

@@ -27,8 +27,8 @@ _PANELS: Final = {
 }
 
 
-@documented
 @house_style()
+@documented
 def training_history(
     model: Model | Data,
     *,

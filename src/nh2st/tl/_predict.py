@@ -101,9 +101,9 @@ def predict(
     `None`. Written into each table, in place of earlier predictions of this name (those of the same model for other
     sections are kept):
 
-    - ``layers[key_added]``: float32 predictions in the model's target space; sparse where the table has genes that are
-      not in the panel, whose columns are empty. The model's genes are looked for in ``var_names``, then in the column
-      of ``var`` that has most of the others, versions of Ensembl ids disregarded,
+    - ``layers[key_added]``: float32 predictions in the model's target space, NaN for other spots; sparse where the
+      table has genes outside the panel, whose columns are empty. The model's genes are looked for in ``var_names``,
+      then in the column of ``var`` that has most of the others, versions of Ensembl ids disregarded,
     - ``layers[f"{key_added}_std"]``, by the context network: standard deviation of the predictions, from the spread of
       the ensemble and, for each gene, the errors on validation spots,
     - ``var[f"{key_added}_predicted"]``: which genes were predicted,
