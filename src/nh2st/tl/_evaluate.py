@@ -46,11 +46,11 @@ def evaluate(
     data
         SpatialData or AnnData with predictions and counts, or a list or dictionary of them.
     %(key)s
-    overwrite
-        Replace columns of the names below that are no scores of this package.
     sections
         Sections to evaluate; all that were predicted where absent.
     %(spots)s
+    overwrite
+        Replace columns of the names below that are no scores of this package.
     %(layer)s
     %(table_elements)s
 

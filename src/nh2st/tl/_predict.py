@@ -74,8 +74,6 @@ def predict(
         else the first pretrained one; the log says which.
     key_added
         Name of the layer.
-    overwrite
-        Replace what is there under this name and is not a prediction of this package, with all that belongs to it.
     baselines
         Also predict with the ridge baseline of the model, for :func:`nh2st.tl.evaluate`. Where absent, this is done
         where the table holds counts of the panel.
@@ -94,7 +92,11 @@ def predict(
     client
         A ``dask.distributed.Client``, whose workers share the work: each loads the model once, and reads the images
         itself, which therefore are to be where all workers see them. Pieces of lost workers are done again.
-    %(selection)s
+    %(sections)s
+    %(spots)s
+    overwrite
+        Replace what is there under this name and is not a prediction of this package, with all that belongs to it.
+    %(elements)s
 
     Returns
     -------
