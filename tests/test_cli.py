@@ -14,6 +14,8 @@ from spatialdata import SpatialData, read_zarr
 import nh2st as nh
 from nh2st._cli import main
 from nh2st._commands import _demo
+from nh2st._estimators import estimator_named
+from nh2st._keys import VARIANT
 
 FIGURES = ("spatial_genes.png", "gene_correlation.png", "training_history.png", "patches.png")
 
@@ -44,6 +46,13 @@ def test_help_names_the_commands():
     options = CliRunner().invoke(main, ["demo", "-h"]).output
     assert all(name in options for name in ("--data", "--output", "--epochs", "--device", "--seed"))
     assert version("nh2st") in CliRunner().invoke(main, ["--version"]).output
+
+
+def test_help_names_the_epochs_of_the_demo():
+    shown = " ".join(CliRunner().invoke(main, ["demo", "--help"], terminal_width=200).output.split())
+    settings = _demo._synthetic(seed=0, epochs=None).settings
+    default = estimator_named(VARIANT).defaults["max_epochs"]
+    assert f"[default: {settings['max_epochs']}; {default} on real sections]" in shown
 
 
 def test_module_is_the_program():
@@ -103,7 +112,7 @@ def test_error_is_one_line_with_the_fix(demo, tmp_path, arguments, message):
     (tmp_path / "data").mkdir()
     (tmp_path / "file").write_text("mine")
     places = {"folder": tmp_path / "data", "file": tmp_path / "file"}
-    result = demo("--output", tmp_path / "results", *(one.format(**places) for one in arguments))
+    result = demo("--output", tmp_path / "results", *(argument.format(**places) for argument in arguments))
     assert result.exit_code == 1
     assert "Traceback" not in result.output
     _, _, error = result.output.rpartition("\nError: ")

@@ -16,15 +16,8 @@ import nh2st as nh
 from nh2st._results import write_predictions
 from nh2st._sections import find_spots
 
-SETTINGS = {
-    "encoder": "test_resnet",
-    "encoder_weights": None,
-    "network": {"width": 32, "heads": 2},
-    "patch_px": 32,
-    "patch_um": 32.0,
-    "max_epochs": 1,
-    "device": "cpu",
-}
+ENCODER = {"encoder": "test_resnet", "encoder_weights": None, "patch_px": 32, "patch_um": 32.0, "device": "cpu"}
+SETTINGS = ENCODER | {"network": {"width": 32, "heads": 2}, "max_epochs": 1}
 
 
 @functools.cache

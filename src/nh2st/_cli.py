@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from nh2st._keys import DEMO_EPOCHS, MAX_EPOCHS
+
 _EXISTING = click.Path(exists=True, path_type=Path)
 _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -48,7 +50,11 @@ def main() -> None:
     help="Folder of the her2st data: train on its sections B4, C2, C3 and predict C4. This takes some ten minutes.",
 )
 @click.option("--output", type=_FOLDER, default=Path("nh2st-demo"), show_default=True, help="Folder for the results.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Epochs at most.  [default: 18; 10 on real sections]")
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    help=f"Epochs at most.  [default: {DEMO_EPOCHS}; {MAX_EPOCHS} on real sections]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data and of the training.")
 def demo(data: Path | None, output: Path, epochs: int | None, device: str, seed: int) -> None:

@@ -67,6 +67,9 @@ ENCODER: Final = "tf_efficientnet_lite0"
 """The default image encoder, whose weights need no download."""
 VARIANT: Final = "context"
 """The default network: it was better than the published one in leak-free comparison on real sections."""
+MAX_EPOCHS: Final = 30
+DEMO_EPOCHS: Final = 18
+"""Epochs of the default network, and of the demo on made-up sections."""
 PATCH_UM: Final = 112.0
 PATCH_PX: Final = 224
 VISIUM_PITCH_UM: Final = 100.0

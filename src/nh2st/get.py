@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from spatialdata.models import TableModel
 
+from nh2st._docs import documented
 from nh2st._keys import NAMESPACE, PREDICTED_SUFFIX, PREDICTION, SPATIAL
 from nh2st._results import dense_columns, read_evaluation, record_of_layer
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
@@ -21,6 +22,7 @@ _ATTRS = {TableModel.REGION_KEY_KEY: "region", TableModel.INSTANCE_KEY: "instanc
 """Columns of region and instance where no table names its own."""
 
 
+@documented
 def predicted(
     data: Data,
     key: str = PREDICTION,
@@ -40,10 +42,8 @@ def predicted(
         layer beside them, such as ``"nh2st_std"``, ``"nh2st_ridge"`` or ``"nh2st_cv_ridge"``.
     sections
         Sections to take; all that were predicted where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key
-        Which table to use where several fit.
+    %(spots)s
+    %(table_key)s
 
     Returns
     -------
@@ -72,6 +72,7 @@ def predicted(
     return parts[0] if len(parts) == 1 else _joined(parts, key, found)
 
 
+@documented
 def evaluation(
     data: Data,
     key: str = PREDICTION,
@@ -86,14 +87,12 @@ def evaluation(
     ----------
     data
         SpatialData or AnnData with evaluated predictions, or a list or dictionary of them.
-    key
-        Name of the predictions (``key_added`` of :func:`nh2st.tl.predict`).
+    %(key)s
     genes
         Give scores of each gene too. Those of the model on raw truth are kept.
     sections
         Sections to take; all that were evaluated where absent.
-    table_key
-        Which table to use where several fit.
+    %(table_key)s
 
     Returns
     -------

@@ -16,7 +16,7 @@ def evaluated(table, model, ridge=None):
 
 
 def model_line(ax):
-    (line,) = (one for one in ax.lines if str(one.get_label()).startswith("model"))
+    (line,) = (curve for curve in ax.lines if str(curve.get_label()).startswith("model"))
     return line
 
 
@@ -42,7 +42,7 @@ def test_the_best_genes_are_named_and_their_names_do_not_overlap(predicted):
     assert [text.get_text() for text in ax.texts] == list(table.var_names[[1, 4, 0]])
     ax.figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in ax.texts]
-    assert all(not one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    assert all(not box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
     assert not nh.pl.gene_correlation(predicted, n_labels=0).texts
 
 

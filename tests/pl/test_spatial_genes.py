@@ -18,7 +18,7 @@ import nh2st as nh
 
 
 def circles(ax: Axes) -> EllipseCollection:
-    (found,) = (one for one in ax.collections if isinstance(one, EllipseCollection))
+    (found,) = (drawn for drawn in ax.collections if isinstance(drawn, EllipseCollection))
     return found
 
 
@@ -178,7 +178,7 @@ def test_data_without_predictions_name_the_call_to_make(sdata):
 def test_genes_that_the_table_lacks_are_drawn_from_obsm(predicted):
     table = predicted["table"]
     axes = nh.pl.spatial_genes(predicted, ["LOST", table.var_names[0]], sections="S2")
-    assert not any(isinstance(one, EllipseCollection) for one in axes[0, 0].collections)
+    assert not any(isinstance(drawn, EllipseCollection) for drawn in axes[0, 0].collections)
     assert "not measured" in axes[0, 0].get_title(loc="left")
     stored = table.obsm["nh2st"]["LOST"][table.obs["region"] == "S2"]
     np.testing.assert_array_equal(values(axes[0, 1]), stored)

@@ -9,7 +9,7 @@ import nh2st as nh
 
 
 def part(ax: Axes, kind: type):
-    (found,) = (one for one in ax.collections if isinstance(one, kind))
+    (found,) = (drawn for drawn in ax.collections if isinstance(drawn, kind))
     return found
 
 
@@ -33,9 +33,9 @@ def test_sections_share_one_scale_with_a_level_for_each_degree(sdata):
     nh.pp.spatial_neighbors(sdata)
     axes = nh.pl.spatial_neighbors(sdata)
     nodes = [part(ax, EllipseCollection) for ax in axes]
-    assert {one.get_clim() for one in nodes} == {(1.5, 4.5)}
+    assert {circles.get_clim() for circles in nodes} == {(1.5, 4.5)}
     assert nodes[-1].get_cmap().N == 3
-    assert [one.colorbar is None for one in nodes] == [True, False]
+    assert [circles.colorbar is None for circles in nodes] == [True, False]
 
 
 def test_other_graphs_and_sections_can_be_named(sdata):

@@ -22,7 +22,7 @@ def tiled(sdata: SpatialData) -> SpatialData:
 
 
 def squares(ax: Axes) -> np.ndarray:
-    (drawn,) = (one for one in ax.collections if isinstance(one, PolyCollection))
+    (drawn,) = (shapes for shapes in ax.collections if isinstance(shapes, PolyCollection))
     return np.array([path.vertices[:4] for path in drawn.get_paths()])
 
 

@@ -22,7 +22,7 @@ def trained(history) -> Model:
 
 
 def line(ax: Axes, label: str) -> np.ndarray:
-    (found,) = (one for one in ax.lines if one.get_label() == label)
+    (found,) = (curve for curve in ax.lines if curve.get_label() == label)
     return found.get_xydata()
 
 

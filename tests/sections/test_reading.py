@@ -161,40 +161,36 @@ def test_no_window():
     assert len(reading_order(pyramid, windows)) == 0
 
 
-@pytest.mark.parametrize("side", [24.0, 37.3])
-@pytest.mark.parametrize("shape", [(1024, 1024, 64), (1024, 1024, 1024), (100, 5000, 100), (5000, 100, 100)])
-def test_each_chunk_is_decoded_once(make_counted, shape, side):
+def decode(make_counted, shape, side, batch_size):
+    """How often each chunk is decoded while patches all over the image are read, and how many chunks there are."""
     image, reads = make_counted(*shape)
     pyramid = make_pyramid("image", [image], RGB)
     windows = plan_windows(pyramid, lattice(*shape[:2], 30), side, 24)
     reads.clear()
-    for _ in iter_batches(pyramid, windows, 32):
+    for _ in iter_batches(pyramid, windows, batch_size):
         pass
+    return reads, image.npartitions
+
+
+@pytest.mark.parametrize("side", [24.0, 37.3])
+@pytest.mark.parametrize("shape", [(1024, 1024, 64), (1024, 1024, 1024), (100, 5000, 100), (5000, 100, 100)])
+def test_each_chunk_is_decoded_once(make_counted, shape, side):
+    reads, n_chunks = decode(make_counted, shape, side, 32)
     assert set(reads.values()) == {1}
-    assert len(reads) == image.npartitions
+    assert len(reads) == n_chunks
 
 
 def test_each_chunk_is_decoded_once_where_few_rows_fit(make_counted):
-    image, reads = make_counted(2048, 512, 64)
-    pyramid = make_pyramid("image", [image], RGB)
-    windows = plan_windows(pyramid, lattice(2048, 512, 30), 24, 24)
     nh.settings.memory_limit = "1MB"
-    reads.clear()
-    for _ in iter_batches(pyramid, windows, 8):
-        pass
+    reads, _ = decode(make_counted, (2048, 512, 64), 24, 8)
     assert set(reads.values()) == {1}
 
 
 def test_images_too_wide_for_the_limit_overlap_in_few_columns(make_counted):
-    image, reads = make_counted(512, 4096, 64)
-    pyramid = make_pyramid("image", [image], RGB)
-    windows = plan_windows(pyramid, lattice(512, 4096, 30), 24, 24)
     nh.settings.memory_limit = "1MB"
-    reads.clear()
-    for _ in iter_batches(pyramid, windows, 8):
-        pass
+    reads, n_chunks = decode(make_counted, (512, 4096, 64), 24, 8)
     assert max(reads.values()) == 2
-    assert sum(reads.values()) <= 1.2 * image.npartitions
+    assert sum(reads.values()) <= 1.2 * n_chunks
 
 
 def test_chunks_between_pieces_of_tissue_are_not_decoded(make_counted):
@@ -494,12 +490,12 @@ def test_fingerprint_is_of_the_pixels_alone():
         pyramid = make_pyramid("image", [da.from_array(image, **options)], RGB)
         return pyramid.fingerprint(pyramid.levels[0])
 
-    one = fingerprint(pixels, chunks=(3, 512, 512))
-    assert one == fingerprint(pixels.copy(), chunks=(3, 512, 512), name="another")
+    first = fingerprint(pixels, chunks=(3, 512, 512))
+    assert first == fingerprint(pixels.copy(), chunks=(3, 512, 512), name="another")
     changed = pixels.copy()
     changed[2, 2499, 1299] += 1
-    assert one != fingerprint(changed, chunks=(3, 512, 512))
-    assert one != fingerprint(pixels[:, :-1], chunks=(3, 512, 512))
+    assert first != fingerprint(changed, chunks=(3, 512, 512))
+    assert first != fingerprint(pixels[:, :-1], chunks=(3, 512, 512))
 
 
 def test_key_changes_with_image_scale_and_spots():
@@ -523,7 +519,7 @@ def test_key_changes_with_image_scale_and_spots():
 def test_patches_beyond_the_limit_are_kept_on_disk(make_counted):
     images = [make_counted(640, 640, 64)[0], make_counted(500, 700, 64)[0]]
     pyramids = [make_pyramid("slide", [image], RGB) for image in images]
-    windows = [plan_windows(one, lattice(500, 500, 16), 30.5, 24) for one in pyramids]
+    windows = [plan_windows(pyramid, lattice(500, 500, 16), 30.5, 24) for pyramid in pyramids]
     in_memory = stack_patches(pyramids, windows)
     assert not isinstance(in_memory, np.memmap)
     nh.settings.memory_limit = "3MB"

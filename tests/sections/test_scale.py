@@ -123,7 +123,7 @@ def test_native_patches_are_pixels_whatever_the_scale(make_sdata):
 def test_each_image_has_a_scale_of_its_own(make_sdata):
     sdata = make_sdata(("A", "B"))
     sdata.attrs["nh2st"]["mpp"]["B_image"] = 0.7
-    assert [side_of(one) for one in find_sections(sdata)] == pytest.approx([112, 160])
+    assert [side_of(section) for section in find_sections(sdata)] == pytest.approx([112, 160])
 
 
 def test_scale_belongs_to_the_chosen_image(make_section, only_section, grey):

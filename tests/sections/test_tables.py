@@ -19,7 +19,7 @@ def check(data, **keys):
 
 
 def names(data, **keys):
-    return [one.name for one in find_sections(data, Selection(**keys))]
+    return [section.name for section in find_sections(data, Selection(**keys))]
 
 
 def test_each_region_is_a_section(make_sdata):
@@ -86,13 +86,13 @@ def test_mask_that_is_missing_or_masks_all(make_section, noise):
 
 
 def test_objects_name_their_sections(make_sdata):
-    one, two = make_sdata(("A",)), make_sdata(("A", "B"))
-    assert names([one, two]) == ["0.A", "1.A", "1.B"]
-    assert names({"first": one, "second": two}) == ["first.A", "second.A", "second.B"]
-    assert names([one, two], sections=["1.A"]) == ["1.A"]
-    assert names([one, two], sections="A") == ["0.A", "1.A"]
-    assert names([one, two], sections=["B", "0.A"]) == ["0.A", "1.B"]
-    assert tables_of(find_sections([one, two])) == [one["table"], two["table"]]
+    first, second = make_sdata(("A",)), make_sdata(("A", "B"))
+    assert names([first, second]) == ["0.A", "1.A", "1.B"]
+    assert names({"first": first, "second": second}) == ["first.A", "second.A", "second.B"]
+    assert names([first, second], sections=["1.A"]) == ["1.A"]
+    assert names([first, second], sections="A") == ["0.A", "1.A"]
+    assert names([first, second], sections=["B", "0.A"]) == ["0.A", "1.B"]
+    assert tables_of(find_sections([first, second])) == [first["table"], second["table"]]
 
 
 def test_unknown_sections(make_sdata):

@@ -46,6 +46,11 @@ def tiny_context() -> dict[str, Any]:
 
 
 @pytest.fixture
+def tiny() -> dict[str, Any]:
+    return tiny_settings()
+
+
+@pytest.fixture
 def train() -> Callable[..., nh.models.Model]:
     """`nh.tl.train` with tiny settings, of the published network."""
     return lambda data, **settings: nh.tl.train(data, **tiny_settings() | settings)

@@ -13,16 +13,14 @@ from spatialdata import SpatialData, deepcopy
 
 import nh2st as nh
 
-SETTINGS: dict[str, Any] = {
-    "variant": "paper",
+ENCODER: dict[str, Any] = {
     "encoder": "test_resnet",
     "encoder_weights": None,
-    "network": {"width": 32, "heads": 2},
     "patch_px": 32,
     "patch_um": 32.0,
-    "max_epochs": 1,
     "device": "cpu",
 }
+SETTINGS = ENCODER | {"variant": "paper", "network": {"width": 32, "heads": 2}, "max_epochs": 1}
 
 
 @functools.cache

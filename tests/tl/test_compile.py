@@ -51,7 +51,7 @@ def test_training_goes_on_where_compilation_fails(sdata, train, monkeypatch, cap
     plain = train(sdata)
     monkeypatch.setattr(torch, "compile", compile_by_torch)
     model = train(sdata, compile=True)
-    (warning,) = [one.getMessage() for one in caplog.records if "torch.compile failed" in one.getMessage()]
+    (warning,) = [record.getMessage() for record in caplog.records if "torch.compile failed" in record.getMessage()]
     assert "training goes on without it" in warning
     assert "\n" not in warning
     assert model.sha256 == plain.sha256

@@ -90,8 +90,8 @@ def test_seed_decides(sdata, train_context):
 
 def test_members_start_and_end_apart(sdata, train_context):
     model = train_context(sdata)
-    one, two = (member.own.weight for member in model.network.members)
-    assert not torch.allclose(one, two, atol=1e-2)
+    first, second = (member.own.weight for member in model.network.members)
+    assert not torch.allclose(first, second, atol=1e-2)
 
 
 def test_encoder_stays_as_it_is(sdata, train_context, fits):
@@ -178,11 +178,11 @@ def test_components_are_those_of_the_normalised_features(sdata, train_context, c
     for section in SECTIONS:
         with torch.inference_mode():
             patches = [torch.from_numpy(cut_by_hand(sdata, section, side)) for side in (32, 64)]
-            features.append([encoder.features(one).half().numpy() for one in patches])
+            features.append([encoder.features(images).half().numpy() for images in patches])
     # Some channels of the small encoder are constant, which this scaler leaves 0.
     scaler = StandardScaler(with_mean=normalize != "none", with_std=normalize == "standardize")
     joined = [np.concatenate(parts, axis=1).astype(np.float64) for parts in features]
-    scores = PCA(8).fit_transform(np.concatenate([scaler.fit_transform(one) for one in joined]))
+    scores = PCA(8).fit_transform(np.concatenate([scaler.fit_transform(values) for values in joined]))
     tokens = np.concatenate([reduction.tokens(parts) for parts in features])
     signs = np.sign((tokens * scores).sum(axis=0))
     np.testing.assert_allclose(tokens, signs * scores / scores[:, 0].std(), atol=5e-3)
@@ -196,7 +196,7 @@ def test_labels_are_standardised_within_sections(sdata, train_context, monkeypat
     logs = np.log1p(1e4 * counts / totals)
     shifted = np.where((sdata["table"].obs["region"] == "B").to_numpy()[:, None], 0.9 * logs, logs)
     monkeypatch.setattr(
-        "nh2st.tl._training._data.target_values",
+        "nh2st.tl._training._training_data.target_values",
         lambda counts, panel, _: shifted[counts.rows][:, sdata["table"].var_names.get_indexer(panel)].astype(
             np.float32
         ),

@@ -16,7 +16,7 @@ from spatialdata import SpatialData, deepcopy, read_zarr
 import nh2st as nh
 from nh2st._estimators import Features
 from nh2st._estimators._context import with_tokens
-from nh2st._estimators._spots import unmeasured
+from nh2st._estimators._training_spots import unmeasured
 from nh2st.nn import ContextNetwork
 
 LAYERS = ("nh2st", "nh2st_std", "nh2st_ridge")
@@ -37,7 +37,7 @@ def grid_neighbors(used: np.ndarray) -> list[list[int]]:
     """Positions of the up to eight adjacent spots of each spot, among those `used` of a square array."""
     row, col = np.divmod(np.flatnonzero(used), SIDE)
     adjacent = np.maximum(abs(row[:, None] - row), abs(col[:, None] - col)) == 1
-    return [np.flatnonzero(one).tolist() for one in adjacent]
+    return [np.flatnonzero(row).tolist() for row in adjacent]
 
 
 def tokens_by_hand(network: ContextNetwork, patches: list[np.ndarray]) -> torch.Tensor:
@@ -174,7 +174,7 @@ def test_what_stain_adds_to_a_whole_section_is_taken_away(normalize):
         changed[30:] = changed[30:] * factor ** rng.uniform(-1, 1, network.n_features) + shift
         neighbors = np.full((60, 8), -1)
         spots = [unmeasured(Features(values), neighbors, section, 1) for values in (features, changed)]
-        return float(abs(np.subtract(*(with_tokens(network, one).images.values for one in spots))).max())
+        return float(abs(np.subtract(*(with_tokens(network, part).images.values for part in spots))).max())
 
     assert (change(shift=3, factor=1) < 1e-4) == (normalize != "none")
     assert (change(shift=3, factor=2) < 1e-4) == (normalize == "standardize")

@@ -217,8 +217,8 @@ def test_blocks_keep_apart_by_the_largest_patch(make_sdata, context_settings):
         nh.tl.cross_validate(sdata, groups={"A": "p"}, n_folds=2, genes=["gene0"], baselines=False, **settings)
         folds[len(scales)] = sdata["table"].uns["nh2st"]["nh2st_cv"]["folds"]
     # Neighbours reach 40 px; to that 32 px keep one adjacent column out of training, 64 px two.
-    assert [one["training_spots"] for one in folds[1].values()] == [24, 24]
-    assert [one["training_spots"] for one in folds[2].values()] == [16, 16]
+    assert [fold["training_spots"] for fold in folds[1].values()] == [24, 24]
+    assert [fold["training_spots"] for fold in folds[2].values()] == [16, 16]
 
 
 def test_folds_choose_between_the_networks(sdata, context_settings):

@@ -16,18 +16,10 @@ from nh2st._patches import Pyramid
 from nh2st.nn import Encoder
 
 SECTIONS = ("A", "B", "C")
-TINY = {
-    "variant": "paper",
-    "encoder": "test_resnet",
-    "encoder_weights": None,
-    "network": {"width": 32, "heads": 2, "dropout": 0.0},
-    "patch_px": 32,
-    "patch_um": 32.0,
-    "max_epochs": 1,
-    "device": "cpu",
-    "baselines": False,
-}
-BASELINES = ["training mean", "colour and texture", "ridge", "ridge + neighbours", "ridge + neighbours, standardised"]
+ENCODER = {"encoder": "test_resnet", "encoder_weights": None, "patch_px": 32, "patch_um": 32.0, "device": "cpu"}
+PAPER = {"variant": "paper", "network": {"width": 32, "heads": 2, "dropout": 0.0}, "max_epochs": 1}
+TINY = ENCODER | PAPER | {"baselines": False}
+BASELINES = ["training_mean", "colour_texture", "ridge", "ridge_neighbours", "ridge_context"]
 
 
 def cross_validate(data: Any, **settings: Any) -> pd.DataFrame:
@@ -102,12 +94,12 @@ def test_counts_of_a_section_have_no_part_in_its_predictions(make_sdata):
     sdata, other = (make_sdata(SECTIONS, side=4) for _ in range(2))
     genes = list(sdata["table"].var_names)
     set_counts(other, lambda counts: counts.__setitem__(of(other, "C"), counts[of(other, "C")][::-1, ::-1]))
-    frames = [cross_validate(one, genes=genes, baselines=True) for one in (sdata, other)]
+    frames = [cross_validate(data, genes=genes, baselines=True) for data in (sdata, other)]
     keys = sdata["table"].uns["nh2st"]["nh2st_cv"]["layers"]
     assert set(frames[0]["model"]) == {"model", *BASELINES}
     assert keys[3:5] == ["nh2st_cv_ridge", "nh2st_cv_ridge_neighbours"]
     for key in keys:
-        first, second = (layer(one, key) for one in (sdata, other))
+        first, second = (layer(data, key) for data in (sdata, other))
         np.testing.assert_array_equal(first[of(sdata, "C")], second[of(sdata, "C")])
         assert (np.abs(first - second).max(axis=1)[~of(sdata, "C")] > 1e-3).all()
 
@@ -152,7 +144,7 @@ def test_single_donor_gives_spatial_blocks(make_sdata, caplog):
     assert "All spots are of one group (p)" in caplog.text
     assert "optimistic" in caplog.text
     folds = sdata["table"].uns["nh2st"]["nh2st_cv"]["folds"]
-    assert [(one["test_sections"], one["training_spots"]) for one in folds.values()] == [(["A", "B"], 48)] * 2
+    assert [(fold["test_sections"], fold["training_spots"]) for fold in folds.values()] == [(["A", "B"], 48)] * 2
     assert sdata["table"].obs["nh2st_cv_fold"].value_counts().to_dict() == {"1": 64, "2": 64}
     assert set(frame["fold"]) == {1, 2}
 
@@ -226,19 +218,19 @@ def test_fine_tuned_linear_head_is_the_published_network_without_its_losses(sdat
     if settings["variant"] == "context":
         chosen["network"] = {"components": 4, "members": 1, "patch_scales": [1.0], "width": 32, "heads": 2}
     frame = nh.tl.cross_validate(sdata, **chosen | {"genes": genes, "baselines": "fine-tuned"})
-    given = layer(sdata, "nh2st_cv_linear_head_fine_tuned")
+    given = layer(sdata, "nh2st_cv_linear_head")
 
     head = {"map_px": 1, "query_weight": 0.0, "neighbor_weight": 0.0}
     fine_tune = settings["fine_tune"] if settings.get("fine_tune") == 1 else "all"
     epochs = 1 if settings["variant"] == "paper" else 50
     cross_validate(sdata, genes=genes, network=head, fine_tune=fine_tune, max_epochs=epochs)
     np.testing.assert_allclose(given, layer(sdata), atol=1e-5)
-    assert frame["model"].unique().tolist() == ["model", *BASELINES, "linear head, fine-tuned"]
+    assert frame["model"].unique().tolist() == ["model", *BASELINES, "linear_head"]
 
 
 def test_further_baselines_are_named_in_any_order(sdata, genes):
     frame = cross_validate(sdata, genes=genes, baselines=["fine-tuned", "2x"])
-    models = ["model", *BASELINES, "ridge + neighbours + 2x, standardised", "linear head, fine-tuned"]
+    models = ["model", *BASELINES, "ridge_context_2x", "linear_head"]
     assert frame["model"].unique().tolist() == models
 
 
@@ -262,13 +254,13 @@ def test_earlier_results_are_replaced(sdata, genes):
 
 def test_several_objects(make_sdata):
     objects = {name: make_sdata(("A",), side=3, seed=seed) for seed, name in enumerate("xyz")}
-    for one in objects.values():
-        one["table"].obs["good"] = one["table"].obs["instance_id"] != 4
+    for section in objects.values():
+        section["table"].obs["good"] = section["table"].obs["instance_id"] != 4
     frame = cross_validate(objects, genes=["gene1"], groups={f"{name}.A": name for name in "xyz"}, spots="good")
     assert set(frame["section"]) == {"x.A", "y.A", "z.A"}
-    for number, one in enumerate(objects.values(), start=1):
-        assert set(one["table"].obs["nh2st_cv_fold"].dropna()) == {str(number)}
-        np.testing.assert_array_equal(np.isnan(layer(one)[:, 1]), ~one["table"].obs["good"])
+    for number, section in enumerate(objects.values(), start=1):
+        assert set(section["table"].obs["nh2st_cv_fold"].dropna()) == {str(number)}
+        np.testing.assert_array_equal(np.isnan(layer(section)[:, 1]), ~section["table"].obs["good"])
 
 
 def test_flagged_genes_are_used_with_a_warning(sdata, caplog):

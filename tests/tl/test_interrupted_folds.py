@@ -13,17 +13,9 @@ from spatialdata import SpatialData
 
 import nh2st as nh
 
-SETTINGS = {
-    "variant": "paper",
-    "encoder": "test_resnet",
-    "encoder_weights": None,
-    "network": {"width": 32, "heads": 2, "dropout": 0.0},
-    "patch_px": 32,
-    "patch_um": 32.0,
-    "max_epochs": 1,
-    "device": "cpu",
-    "genes": 3,
-}
+ENCODER = {"encoder": "test_resnet", "encoder_weights": None, "patch_px": 32, "patch_um": 32.0, "device": "cpu"}
+PAPER = {"variant": "paper", "network": {"width": 32, "heads": 2, "dropout": 0.0}, "max_epochs": 1}
+SETTINGS = ENCODER | PAPER | {"genes": 3}
 
 
 @pytest.fixture
@@ -71,11 +63,11 @@ def test_finished_folds_are_not_trained_again(build, cross_validate, steps, unch
     again = build()
     pd.testing.assert_frame_equal(cross_validate(again), expected)
     assert steps["taken"] == 0
-    for one in (sdata, again):
+    for data in (sdata, again):
         for name, values in whole["table"].layers.items():
-            np.testing.assert_array_equal(one["table"].layers[name].toarray(), values.toarray())
-        pd.testing.assert_frame_equal(one["table"].obs, whole["table"].obs)
-        assert one["table"].uns["nh2st"] == whole["table"].uns["nh2st"]
+            np.testing.assert_array_equal(data["table"].layers[name].toarray(), values.toarray())
+        pd.testing.assert_frame_equal(data["table"].obs, whole["table"].obs)
+        assert data["table"].uns["nh2st"] == whole["table"].uns["nh2st"]
 
 
 def test_interruption_without_a_folder(build, steps, unchanged):

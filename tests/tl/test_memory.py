@@ -42,7 +42,7 @@ def memory_for(monkeypatch):
 
 
 def warnings_of(caplog) -> list[str]:
-    return [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
 def test_batches_are_halved_once(sdata, train, memory_for, caplog, tmp_path):
@@ -53,7 +53,7 @@ def test_batches_are_halved_once(sdata, train, memory_for, caplog, tmp_path):
     calls = memory_for(max(calls), first_call=3)
     model = train(sdata, checkpoint_dir=tmp_path, **SETTINGS)
     assert warnings_of(caplog) == ["The GPU's memory does not suffice: training starts again with batch_size=4."]
-    assert not [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert not [record for record in caplog.records if record.levelno == logging.ERROR]
     assert model.provenance["batch_size"] == 4
     assert model.sha256 == plain.sha256, "the second attempt starts from the same weights"
     resumed = train(sdata, resume_from=tmp_path / "last.ckpt", **halved)

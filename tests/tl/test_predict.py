@@ -289,7 +289,12 @@ def test_other_packages_draw_the_layer(trained, by, monkeypatch):
     else:
         sq = pytest.importorskip("squidpy")
         sq.pl.spatial_scatter(adata, shape=None, **settings)
-    drawn = [one.get_array() for ax in plt.gcf().axes for one in ax.collections if one.get_array() is not None]
+    drawn = [
+        collection.get_array()
+        for ax in plt.gcf().axes
+        for collection in ax.collections
+        if collection.get_array() is not None
+    ]
     plt.close("all")
     assert any(values.size == expected.size and np.allclose(np.sort(values), np.sort(expected)) for values in drawn)
 

@@ -111,7 +111,7 @@ def test_objects_that_name_their_regions_alike(make_sdata, train, kind):
     assert model.provenance["sections"] == keys
     assert model.provenance["spots"] == [9, 9, 16]
     nh.tl.predict(data)
-    assert all(one["table"].uns["nh2st"]["nh2st"]["sha256"] == model.sha256 for one in objects)
+    assert all(sdata["table"].uns["nh2st"]["nh2st"]["sha256"] == model.sha256 for sdata in objects)
     assert nh.get.predicted(data).n_obs == 34
 
 

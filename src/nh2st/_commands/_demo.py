@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import nh2st as nh
-from nh2st._keys import BASELINE_NAMES
+from nh2st._keys import BASELINE_NAMES, DEMO_EPOCHS
 from nh2st._slides import write_store
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _synthetic(seed: int, epochs: int | None) -> _Plan:
             "variant": "paper",
             "patch_px": 64,
             "learning_rate": 1.5e-3,
-            "max_epochs": epochs or 18,
+            "max_epochs": epochs or DEMO_EPOCHS,
         },
     )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nh2st._estimators._linear_fit import fit_ridge, inner_folds
-from nh2st._estimators._spots import TrainingSpots
+from nh2st._estimators._training_spots import TrainingSpots
 from nh2st.nn import Encoder
 
 

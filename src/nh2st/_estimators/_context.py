@@ -19,7 +19,8 @@ from nh2st._estimators._context_labels import LEAST_SPOTS, with_labels
 from nh2st._estimators._encodings import context_features
 from nh2st._estimators._images import Features, Tokens
 from nh2st._estimators._interface import Encoding, Estimator, FeaturesOf, Predicted, Run, Source
-from nh2st._estimators._spots import TrainingSpots
+from nh2st._estimators._training_spots import TrainingSpots
+from nh2st._keys import MAX_EPOCHS
 from nh2st._settings import logger
 from nh2st._space import neighborhood
 from nh2st.nn import ContextNetwork, NetworkConfig, Prediction, collate
@@ -36,7 +37,7 @@ class ContextEstimator(Estimator):
     """An ensemble that predicts from a spot and its neighbours, with an encoder that stays as it is."""
 
     variant = "context"
-    defaults = {"fine_tune": "none", "max_epochs": 30, "batch_size": 64, "learning_rate": 1e-3}
+    defaults = {"fine_tune": "none", "max_epochs": MAX_EPOCHS, "batch_size": 64, "learning_rate": 1e-3}
     training_parts = ("genes.", "log_dispersion")
 
     def check_fine_tune(self, fine_tune: str | int | None) -> None:

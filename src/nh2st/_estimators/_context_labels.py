@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from nh2st._estimators._spots import TrainingSpots
+from nh2st._estimators._training_spots import TrainingSpots
 
 if TYPE_CHECKING:
     from nh2st.models import Model

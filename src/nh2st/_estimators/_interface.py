@@ -14,7 +14,7 @@ import torch
 
 from nh2st._device import InferencePrecision, resolve_device, resolve_precision
 from nh2st._estimators._images import SpotImages
-from nh2st._estimators._spots import TrainingSpots, joined_neighbors, section_numbers, unmeasured
+from nh2st._estimators._training_spots import TrainingSpots, joined_neighbors, section_numbers, unmeasured
 from nh2st._patches import Windows, plan_windows
 from nh2st._space import neighborhood
 from nh2st.nn import Encoder, NetworkConfig

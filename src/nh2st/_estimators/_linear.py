@@ -16,7 +16,7 @@ from nh2st._estimators._encodings import frozen_features
 from nh2st._estimators._images import Features
 from nh2st._estimators._interface import Encoding, Estimator, EstimatorConfig, FeaturesOf, Predicted, Run, Source
 from nh2st._estimators._linear_fit import fit_ridge, inner_folds
-from nh2st._estimators._spots import TrainingSpots
+from nh2st._estimators._training_spots import TrainingSpots
 from nh2st.nn import Encoder, NetworkConfig, create_encoder
 
 if TYPE_CHECKING:

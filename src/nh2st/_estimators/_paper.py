@@ -14,7 +14,7 @@ from nh2st._device import autocast
 from nh2st._estimators._baselines import Baselines, fit_baselines
 from nh2st._estimators._images import FeatureMaps, Patches, SpotImages
 from nh2st._estimators._interface import Encoding, Estimator, EstimatorConfig, FeaturesOf, Predicted, Run, Source
-from nh2st._estimators._spots import TrainingSpots
+from nh2st._estimators._training_spots import TrainingSpots
 from nh2st._inference import Job, maps_of, run
 from nh2st._patches import stack_patches
 from nh2st._settings import logger

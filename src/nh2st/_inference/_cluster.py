@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from nh2st._inference._local import compute_rows
 from nh2st._inference._row_collector import RowCollector
 from nh2st._patches import Pyramid, reading_order
 from nh2st._settings import format_bytes, settings
+
+Piece: TypeAlias = tuple[int, np.ndarray]
+"""Position of an image, and some of its patches."""
 
 _BATCHES_PER_PIECE = 16
 _PIECES_PER_THREAD = 4
@@ -36,12 +39,12 @@ def run_on_cluster(
     OSError
         If a worker cannot read an image.
     """
-    from dask.distributed import KilledWorker, as_completed
+    from dask.distributed import KilledWorker
 
     _check_sizes(images)
     name = f"nh2st-{uuid.uuid4()}"
     rows = [RowCollector(len(windows), job.order) for _, _, windows in images]
-    futures: dict[Any, tuple[int, np.ndarray]] = {}
+    futures: dict[Any, Piece] = {}
     try:
         client.register_plugin(_carrier(job.portable(), images), name=name)
         for number, members in _pieces(images, job.batch_size, sum(client.nthreads().values())):
@@ -49,16 +52,7 @@ def run_on_cluster(
                 _run_piece, name, number, members, settings.memory_limit, pure=False, retries=_RETRIES
             )
             futures[future] = number, members
-        for future, parts in as_completed(futures, loop=client.loop, with_results=True):
-            if future.cancelled():
-                msg = "The cluster was closed, or the connection to it lost, before the work was done."
-                raise RuntimeError(msg)
-            number, members = futures.pop(future)
-            future.release()
-            rows[number].put(members, parts)
-            advance(len(members))
-            if rows[number].full:
-                yield number, rows[number].arrays
+        yield from _gathered(client, futures, rows, advance)
     except KilledWorker as error:
         msg = (
             f"A piece of the work was given up after the workers that had it died ({error}). Too little memory is the "
@@ -66,11 +60,34 @@ def run_on_cluster(
         )
         raise RuntimeError(msg) from error
     finally:
-        if client.status == "running":
-            client.cancel(list(futures), force=True)
-            # Workers that are just going need not be told.
-            with suppress(OSError, KeyError, ValueError):
-                client.unregister_worker_plugin(name)
+        _give_up(client, list(futures), name)
+
+
+def _gathered(
+    client: Any, futures: dict[Any, Piece], rows: Sequence[RowCollector], advance: Callable[[int], object]
+) -> Generator[tuple[int, tuple[np.ndarray, ...]], None, None]:
+    """Position and rows of each image whose last piece has come; pieces that have are taken out of `futures`."""
+    from dask.distributed import as_completed
+
+    for future, parts in as_completed(futures, loop=client.loop, with_results=True):
+        if future.cancelled():
+            msg = "The cluster was closed, or the connection to it lost, before the work was done."
+            raise RuntimeError(msg)
+        number, members = futures.pop(future)
+        future.release()
+        rows[number].put(members, parts)
+        advance(len(members))
+        if rows[number].full:
+            yield number, rows[number].arrays
+
+
+def _give_up(client: Any, futures: list[Any], plugin: str) -> None:
+    """Cancel what is not done, and let workers forget job and images."""
+    if client.status == "running":
+        client.cancel(futures, force=True)
+        # Workers that are just going need not be told.
+        with suppress(OSError, KeyError, ValueError):
+            client.unregister_worker_plugin(plugin)
 
 
 def check_workers(client: Any) -> None:
@@ -143,7 +160,7 @@ def _is_large(pyramid: Pyramid) -> bool:
     return False
 
 
-def _pieces(images: Sequence[SectionPatches], batch_size: int, n_threads: int) -> Iterator[tuple[int, np.ndarray]]:
+def _pieces(images: Sequence[SectionPatches], batch_size: int, n_threads: int) -> Iterator[Piece]:
     """Some whole batches of an image, in reading order, so that each batch is the one that one process would have."""
     n_batches = sum(-(-len(windows) // batch_size) for _, _, windows in images)
     size = batch_size * min(_BATCHES_PER_PIECE, max(1, n_batches // (_PIECES_PER_THREAD * max(1, n_threads))))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nh2st._sections._data import Data, ImageData, objects_of
 from nh2st._sections._fingerprint import fingerprint
 from nh2st._sections._geometry import affine_to, apply_affine, length_scale, systems_of
 from nh2st._sections._image_scale import NATIVE, Mpp, resolve_mpp
+from nh2st._sections._objects import Data, ImageData, objects_of
 from nh2st._sections._section import Section, find_sections, pyramid_of
 from nh2st._sections._selection import ImageKey, Selection
 from nh2st._sections._spot_windows import patch_windows, windows_of

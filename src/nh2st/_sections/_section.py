@@ -12,8 +12,8 @@ from xarray import DataTree
 
 from nh2st._keys import NAMESPACE, TILES
 from nh2st._patches import Pyramid, make_pyramid
-from nh2st._sections._data import Data, objects_of
 from nh2st._sections._geometry import affine_to, apply_affine, length_scale, systems_of
+from nh2st._sections._objects import Data, objects_of
 from nh2st._sections._selection import EVERYTHING, Selection
 from nh2st._sections._spots import Spots, keep_sections, spots_of_object
 from nh2st._space import SpotGrid

@@ -28,7 +28,7 @@ def windows_of(
         As :func:`patch_windows` does.
     """
     pairs = zip(sections, mpp, strict=True)
-    return [patch_windows(one, patch_um=patch_um, patch_px=patch_px, mpp=scale) for one, scale in pairs]
+    return [patch_windows(section, patch_um=patch_um, patch_px=patch_px, mpp=scale) for section, scale in pairs]
 
 
 def patch_windows(section: Section, *, patch_um: float, patch_px: int, mpp: Mpp = None) -> Windows:

@@ -12,7 +12,6 @@ from anndata import AnnData
 from spatialdata import SpatialData
 
 from nh2st._keys import ARRAY_COL, ARRAY_ROW, IN_TISSUE, SPATIAL
-from nh2st._sections._data import Data, objects_of
 from nh2st._sections._geometry import (
     affine_to,
     apply_affine,
@@ -21,6 +20,7 @@ from nh2st._sections._geometry import (
     spots_element,
     systems_of,
 )
+from nh2st._sections._objects import Data, objects_of
 from nh2st._sections._selection import EVERYTHING, Selection
 from nh2st._sections._tables import (
     ATTRS,
@@ -193,10 +193,10 @@ def spots_of_object(key: str | None, sdata: SpatialData, selection: Selection) -
         found.append(Spots(key, region, table, rows[keep], element, positions[keep]))
     if not found:
         raise ValueError(no_row_of_regions(table))
-    if not any(len(one.rows) for one in found):
+    if not any(len(section.rows) for section in found):
         msg = f"No spot is used: obs[{mask or IN_TISSUE!r}] masks every row. Name another column with `spots=`."
         raise ValueError(msg)
-    return [one for one in found if len(one.rows)]
+    return [section for section in found if len(section.rows)]
 
 
 def keep_sections(found: list[Any], wanted: Iterable[str] | None) -> list[Any]:
@@ -212,12 +212,12 @@ def keep_sections(found: list[Any], wanted: Iterable[str] | None) -> list[Any]:
     if wanted is None:
         return found
     names = [wanted] if isinstance(wanted, str) else [str(name) for name in wanted]
-    unknown = [name for name in names if not any(name in (one.name, one.region) for one in found)]
-    there = ", ".join(repr(one.name) for one in found)
+    unknown = [name for name in names if not any(name in (section.name, section.region) for section in found)]
+    there = ", ".join(repr(section.name) for section in found)
     if not names:
         msg = f"`sections=` is empty; the sections are: {there}."
         raise ValueError(msg)
     if unknown:
         msg = f"There is no section {', '.join(map(repr, unknown))}; the sections are: {there}."
         raise KeyError(msg)
-    return [one for one in found if one.name in names or one.region in names]
+    return [section for section in found if section.name in names or section.region in names]

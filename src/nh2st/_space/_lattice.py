@@ -13,9 +13,7 @@ GridKind: TypeAlias = Literal["square", "hexagonal", "checkerboard", "generic"]
 BOND = 1.3
 """Spots further apart than this times the typical distance are not adjacent on a grid (the value of squidpy)."""
 
-_MAX_RESIDUAL = 0.25
-_HEXAGONAL_RATIO = 1.2
-_ORDER = 0.8
+_MAX_RESIDUAL, _HEXAGONAL_RATIO, _ORDER = 0.25, 1.2, 0.8
 _SAMPLE = 20_000
 
 

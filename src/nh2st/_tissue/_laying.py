@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ from spatialdata import SpatialData
 from nh2st._arguments import positive
 from nh2st._keys import PATCH_PX, PATCH_UM
 from nh2st._patches import Pyramid
-from nh2st._sections import Mpp, Section, resolve_mpp, systems_of
+from nh2st._sections import ImageKey, Mpp, Section, resolve_mpp, systems_of
 from nh2st._settings import logger
 from nh2st._tissue._mask import MASK_UM, tissue_mask
 from nh2st._tissue._overview import overview
@@ -56,7 +56,7 @@ class _TiledImage:
 def lay_tiles(
     objects: Sequence[SpatialData],
     *,
-    image_key: str | Iterable[str] | None = None,
+    image_key: ImageKey | Iterable[str] = None,
     tile_um: float | None = None,
     mpp: Mpp = None,
     min_tissue: float = MIN_TISSUE,
@@ -71,7 +71,7 @@ def lay_tiles(
 
 
 def _plan(
-    sdata: SpatialData, image_key: str | Iterable[str] | None, tile_um: float | None, mpp: Mpp, *, overwrite: bool
+    sdata: SpatialData, image_key: ImageKey | Iterable[str], tile_um: float | None, mpp: Mpp, *, overwrite: bool
 ) -> list[_TiledImage]:
     """Images to lay tiles on, after all checks that need no pixels."""
     images = _images(sdata, image_key)
@@ -79,8 +79,10 @@ def _plan(
     return [_slide(sdata, key, tile_um, mpp) for key in images]
 
 
-def _images(sdata: SpatialData, image_key: str | Iterable[str] | None) -> list[str]:
+def _images(sdata: SpatialData, image_key: ImageKey | Iterable[str]) -> list[str]:
     there = ", ".join(map(repr, sdata.images)) or "none"
+    if isinstance(image_key, Mapping):
+        image_key = [key for key in image_key.values() if key in sdata.images] or None
     if image_key is not None:
         wanted = [image_key] if isinstance(image_key, str) else list(dict.fromkeys(image_key))
         unknown = [key for key in wanted if key not in sdata.images]

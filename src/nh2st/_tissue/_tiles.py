@@ -34,7 +34,7 @@ from nh2st._results import Kind, check_elements, records_of, write_record
 
 _REGION, _INSTANCE = "region", "instance_id"
 
-Edges = tuple[np.ndarray, np.ndarray]
+Borders = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Tiles:
     outline: list[shapely.Polygon]
 
 
-def square_grid(shape: tuple[int, int], pitch: float) -> Edges:
+def square_grid(shape: tuple[int, int], pitch: float) -> Borders:
     """Borders of the rows and of the columns of as many whole tiles as fit, at least one, centred on the image."""
     rows, columns = (max(1, int(side / pitch)) for side in shape)
     height, width = shape
@@ -60,13 +60,13 @@ def square_grid(shape: tuple[int, int], pitch: float) -> Edges:
     )
 
 
-def centers(edges: Edges, array: np.ndarray) -> np.ndarray:
+def centers(edges: Borders, array: np.ndarray) -> np.ndarray:
     """x, y of the centres of the tiles at these rows and columns."""
     y, x = ((edge[:-1] + edge[1:])[index] / 2 for edge, index in zip(edges, array.T, strict=True))
     return np.column_stack([x, y])
 
 
-def tissue_fractions(mask: np.ndarray, shape: tuple[int, int], edges: Edges) -> np.ndarray:
+def tissue_fractions(mask: np.ndarray, shape: tuple[int, int], edges: Borders) -> np.ndarray:
     """Share of tissue of each tile, as far as it lies on the image, shape (rows, columns)."""
     area = np.pad(mask.cumsum(axis=0, dtype=np.float64).cumsum(axis=1), ((1, 0), (1, 0)))
     size = []

@@ -120,10 +120,8 @@ class Encoder(nn.Module):
     @cached_property
     def convolutional(self) -> bool:
         """Whether the encoder gives a feature map with channels, height and width, instead of tokens."""
-        height, width = _native_size(self.model)
-        blank = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.mean.device)
         with evaluating(self):
-            return self._is_map(self(blank))
+            return self._is_map(self(self._blank(*_native_size(self.model))))
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode patches.
@@ -145,12 +143,7 @@ class Encoder(nn.Module):
         return self.model.forward_features(self._normalize(images))
 
     def maps(self, images: Tensor) -> Tensor:
-        """Encode patches to maps, whatever the encoder is.
-
-        Parameters
-        ----------
-        images
-            As for :meth:`forward`.
+        """Encode patches (as :meth:`forward`) to maps, whatever the encoder is.
 
         Returns
         -------
@@ -160,12 +153,7 @@ class Encoder(nn.Module):
         return output if self._is_map(output) else self.pool(output)[:, :, None, None]
 
     def features(self, images: Tensor) -> Tensor:
-        """Pool the map or the tokens of patches, frozen: in evaluation mode and without gradients.
-
-        Parameters
-        ----------
-        images
-            As for :meth:`forward`.
+        """Encode patches as :meth:`forward` does and pool them, in evaluation mode and without gradients.
 
         Returns
         -------
@@ -194,15 +182,17 @@ class Encoder(nn.Module):
         ValueError
             If the encoder cannot take patches of this size.
         """
-        blank = torch.zeros(1, 3, patch_px, patch_px, dtype=torch.uint8, device=self.mean.device)
         try:
             with evaluating(self):
-                _, channels, height, width = self.maps(blank).shape
+                _, channels, height, width = self.maps(self._blank(patch_px, patch_px)).shape
         except (AssertionError, RuntimeError) as error:
             reason = _allowed_sizes(self.model) or str(error)
             msg = f"Encoder {self.name!r} cannot take patches of {patch_px} px: {reason}."
             raise ValueError(msg) from error
         return channels, height, width
+
+    def _blank(self, height: int, width: int) -> Tensor:
+        return torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.mean.device)
 
     def _is_map(self, output: Tensor) -> bool:
         return output.ndim == 4 and output.shape[1] == self.model.num_features

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from scipy.spatial import cKDTree
 
@@ -16,10 +18,10 @@ from nh2st._patches import Pyramid
 from nh2st._sections import NATIVE, Data, Section, Selection, Spots, find_sections, find_spots, resolve_mpp
 from nh2st.pl._figure import DARK
 
-_BACKGROUND_PX = 1000
+_BACKGROUND_PX, _MANY_SPOTS = 1000, 5000
+_MOST_COLUMNS = 3
 _LUMINANCE = (0.299, 0.587, 0.114)
 _SATURATION, _STRENGTH = 0.4, 0.5
-_MANY_SPOTS = 5000
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,11 @@ class Canvas:
         return (bottom - top) / (right - left)
 
 
-def find_canvases(
-    data: Data,
-    *,
-    image: bool,
-    sections: Iterable[str] | None,
-    spots: str | None,
-    table_key: str | None,
-    image_key: str | Mapping[str, str] | None,
-    shapes_key: str | None,
-    coordinate_system: str | None,
-) -> list[Canvas]:
+def find_canvases(data: Data, selection: Selection, *, image: bool) -> list[Canvas]:
     """Canvases of the sections, with their images or without."""
-    chosen: dict[str, Any] = {
-        "sections": sections,
-        "spots": spots,
-        "table_key": table_key,
-        "shapes_key": shapes_key,
-        "coordinate_system": coordinate_system,
-    }
     if image:
-        return [_over_image(one) for one in find_sections(data, Selection(image_key=image_key, **chosen))]
-    return [_canvas(one, one.xy, one.radius) for one in find_spots(data, Selection(**chosen))]
+        return [_over_image(section) for section in find_sections(data, selection)]
+    return [_canvas(section, section.xy, section.radius) for section in find_spots(data, selection)]
 
 
 def _over_image(section: Section) -> Canvas:
@@ -90,11 +75,30 @@ def _canvas(spots: Spots, centers: np.ndarray, radius: np.ndarray, **image: Any)
     return Canvas(spots, centers, np.where(np.isfinite(radius), radius, unknown), pitch, **image)
 
 
+def subplots(
+    canvases: Sequence[Canvas], inches: float, *, beside: float = 0, most_aspect: float = np.inf
+) -> np.ndarray:
+    """Axes of the canvases, in rows of panels this wide; `beside` inches of the figure are left for a colour bar."""
+    columns = min(_MOST_COLUMNS, len(canvases))
+    rows = -(-len(canvases) // columns)
+    aspect = min(most_aspect, max(canvas.aspect for canvas in canvases))
+    size = (inches * columns + beside, rows * (inches * aspect + 0.5))
+    axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)[1].ravel()
+    for ax in axes[len(canvases) :]:
+        ax.remove()
+    return axes[: len(canvases)]
+
+
 def draw_ground(ax: Axes, canvas: Canvas) -> None:
     """Draw the H&E beneath the spots, and fit the axes to the spots."""
-    left, right, top, bottom = canvas.box
     if canvas.image is not None:
         _draw_image(ax, canvas.image, canvas.box)
+    fit_axes(ax, canvas)
+
+
+def fit_axes(ax: Axes, canvas: Canvas) -> None:
+    """Show what lies in the canvas alone, true to scale."""
+    left, right, top, bottom = canvas.box
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     ax.set_anchor("N")
@@ -149,6 +153,17 @@ def _round_length(longest: float) -> float:
     """Largest of 1, 2, 5, 10, 20, ... that is not longer."""
     power = 10 ** np.floor(np.log10(longest))
     return float(max(step * power for step in (1, 2, 5) if step * power <= longest))
+
+
+def draw_colorbar(
+    ax: Axes, circles: EllipseCollection, label: str, ticks: MaxNLocator, extend: str = "neither"
+) -> None:
+    """Draw the colour scale of the spots right of the map."""
+    # An inset keeps to the height of the map, which the equal aspect makes smaller than its place in the grid.
+    bar = ax.figure.colorbar(circles, cax=ax.inset_axes((1.04, 0, 0.04, 1)), extend=extend)
+    bar.set_label(label, fontsize=8)
+    bar.locator = ticks
+    bar.outline.set_visible(False)
 
 
 def draw_spots(

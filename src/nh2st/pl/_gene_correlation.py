@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from nh2st._docs import documented
 from nh2st._keys import BASELINE_NAMES, MODEL, PREDICTION, RIDGE_SUFFIX
 from nh2st._results import provenance_of
 from nh2st._sections import Data, Selection, find_spots, tables_of
@@ -20,6 +21,7 @@ _LABEL_AT, _LABEL_WIDTH, _LABEL_HEIGHT = 0.10, 0.25, 0.055
 
 
 @house_style()
+@documented
 def gene_correlation(
     data: Data,
     *,
@@ -36,16 +38,11 @@ def gene_correlation(
     data
         SpatialData or AnnData after :func:`nh2st.tl.evaluate`, or a list or dictionary of them, over which each gene's
         correlation is averaged.
-    key
-        Name of the predictions (``key_added`` of :func:`nh2st.tl.predict`).
+    %(key)s
     n_labels
         How many of the best genes are named.
-    table_key
-        Which table to use where several fit.
-    save
-        File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
-    show
-        Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.
+    %(table_key)s
+    %(figure)s
 
     Returns
     -------
@@ -57,8 +54,7 @@ def gene_correlation(
         If there are no predictions of this name, or they have not been evaluated.
     ValueError
         If no gene has a correlation.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
+from nh2st._docs import documented
 from nh2st._keys import PATCH_PX, PATCH_UM
 from nh2st._patches import read_patches
-from nh2st._sections import NATIVE, ImageData, Mpp, Section, Selection, find_sections, patch_windows, resolve_mpp
+from nh2st._sections import ImageData, ImageKey, Mpp, Section, Selection, find_sections, patch_windows, resolve_mpp
 from nh2st.pl._figure import DARK, check_path, finish, house_style
 
-_PANEL_INCHES = 1.35
-_MOST_COLUMNS = 8
+_PANEL_INCHES, _MOST_COLUMNS = 1.35, 8
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,20 @@ class _Sample:
 
 
 @house_style()
+@documented
 def patches(
     data: ImageData,
     *,
     n: int = 16,
     patch_um: float = PATCH_UM,
     patch_px: int = PATCH_PX,
-    mpp: Mpp = None,
     outline: bool = True,
     seed: int = 0,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    mpp: Mpp = None,
     table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
     save: str | Path | None = None,
@@ -61,23 +62,15 @@ def patches(
         Side of the patches in micrometres.
     patch_px
         Side of the patches in pixels.
-    mpp
-        Micrometres per pixel of all images, or ``"native"`` for patches in plain pixels. Where absent, the scale that
-        is known for each image.
     outline
         Draw the outline of the spot, where its radius is known.
     seed
         Of the choice of spots.
-    sections
-        Sections to take patches from; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
-    save
-        File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
-    show
-        Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.
+    %(sections)s
+    %(spots)s
+    %(mpp)s
+    %(elements)s
+    %(figure)s
 
     Returns
     -------
@@ -87,8 +80,7 @@ def patches(
     ------
     ValueError
         If `n` is below 1, the scale of an image is unknown, or spots lie outside the image.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------
@@ -104,9 +96,11 @@ def patches(
     rng = np.random.default_rng(seed)
     shares = [len(part) for part in np.array_split(np.arange(n), len(found))]
     samples = [
-        _sample(one, share, patch_um, patch_px, mpp, rng) for one, share in zip(found, shares, strict=True) if share
+        _sample(section, share, patch_um, patch_px, mpp, rng)
+        for section, share in zip(found, shares, strict=True)
+        if share
     ]
-    size = f"{patch_px} px" if mpp == NATIVE else f"{patch_um:g} µm in {patch_px} px"
+    size = f"{patch_px} px" if mpp == "native" else f"{patch_um:g} µm in {patch_px} px"
     return finish(_draw(samples, f"Patches of {size}", outline=outline), path, show)
 
 

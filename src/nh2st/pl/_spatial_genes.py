@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,9 +12,10 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
+from nh2st._docs import documented
 from nh2st._keys import PREDICTION
-from nh2st._sections import Data, tables_of
-from nh2st.pl._canvas import Canvas, draw_ground, draw_scale_bar, draw_spots, find_canvases
+from nh2st._sections import Data, ImageKey, Selection, tables_of
+from nh2st.pl._canvas import Canvas, draw_colorbar, draw_ground, draw_scale_bar, draw_spots, find_canvases
 from nh2st.pl._figure import GREY, check_path, finish, house_style
 from nh2st.pl._maps import GeneMaps, check_genes, gene_maps
 
@@ -22,12 +23,12 @@ _PANEL_INCHES = 2.8
 
 
 @house_style()
+@documented
 def spatial_genes(
     data: Data,
     genes: str | Sequence[str],
     *,
     key: str = PREDICTION,
-    layer: str | None = None,
     smoothed: bool = False,
     image: bool = True,
     cmap: str | Colormap = "viridis",
@@ -35,8 +36,9 @@ def spatial_genes(
     vmax: float | None = None,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    layer: str | None = None,
     table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
     save: str | Path | None = None,
@@ -55,10 +57,7 @@ def spatial_genes(
         SpatialData with predictions, or a list or dictionary of them; also AnnData with ``image=False``.
     genes
         Genes of the model's panel.
-    key
-        Name of the predictions (``key_added`` of :func:`nh2st.tl.predict`).
-    layer
-        Layer with the counts; ``layers["counts"]`` where there is one, else ``X``.
+    %(key)s
     smoothed
         Average the measured values over neighbouring spots before they are drawn and correlated.
     image
@@ -69,14 +68,10 @@ def spatial_genes(
         Ends of the colour scales of all rows, in the unit of the predictions.
     sections
         Sections to draw; all that were predicted where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
-    save
-        File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
-    show
-        Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.
+    %(spots)s
+    %(layer)s
+    %(elements)s
+    %(figure)s
 
     Returns
     -------
@@ -88,8 +83,7 @@ def spatial_genes(
         If there are no predictions of this name, or a gene was not predicted; close names are given.
     ValueError
         If a section that is asked for was not predicted, or counts are not valid.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------
@@ -98,28 +92,20 @@ def spatial_genes(
     """
     path = check_path(save)
     genes = [genes] if isinstance(genes, str) else list(genes)
-    canvases = find_canvases(
-        data,
-        image=image,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    chosen = Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system)
+    canvases = find_canvases(data, chosen, image=image)
     for table in tables_of(canvas.spots for canvas in canvases):
         check_genes(table, key, genes)
-    maps = [one for canvas in canvases for one in gene_maps(canvas, genes, key, layer, smoothed=smoothed)]
+    maps = [drawn for canvas in canvases for drawn in gene_maps(canvas, genes, key, layer, smoothed=smoothed)]
     _check_predicted(canvases, maps, key, named=sections is not None)
     axes = _subplots(maps)
-    for row, one in zip(axes, maps, strict=True):
-        _draw_row(row, one, one.norm(vmin, vmax), cmap, smoothed=smoothed)
+    for row, drawn in zip(axes, maps, strict=True):
+        _draw_row(row, drawn, drawn.norm(vmin, vmax), cmap, smoothed=smoothed)
     return finish(axes, path, show)
 
 
 def _check_predicted(canvases: Sequence[Canvas], maps: Sequence[GeneMaps], key: str, *, named: bool) -> None:
-    drawn = {id(one.canvas) for one in maps}
+    drawn = {id(gene_map.canvas) for gene_map in maps}
     left_out = [canvas.spots.name for canvas in canvases if id(canvas) not in drawn]
     if left_out and (named or not maps):
         msg = (
@@ -130,8 +116,8 @@ def _check_predicted(canvases: Sequence[Canvas], maps: Sequence[GeneMaps], key: 
 
 
 def _subplots(maps: Sequence[GeneMaps]) -> np.ndarray:
-    columns = 1 + any(one.measured is not None for one in maps)
-    aspects = [one.canvas.aspect for one in maps]
+    columns = 1 + any(gene_map.measured is not None for gene_map in maps)
+    aspects = [gene_map.canvas.aspect for gene_map in maps]
     size = (_PANEL_INCHES * columns + 1.1, sum(_PANEL_INCHES * aspect + 0.5 for aspect in aspects))
     ratios = {"height_ratios": aspects}
     return plt.subplots(len(maps), columns, figsize=size, layout="constrained", squeeze=False, gridspec_kw=ratios)[1]
@@ -156,15 +142,11 @@ def _draw_row(row: np.ndarray, maps: GeneMaps, norm: Normalize, cmap: str | Colo
         shown = maps.predicted
         if len(row) > 1:
             row[0].set_title(f"{maps.gene}, not measured", color=GREY)
-    _draw_colorbar(row[-1], circles, shown, maps.unit)
+    _draw_scale(row[-1], circles, shown, maps.unit)
 
 
-def _draw_colorbar(ax: Axes, circles: EllipseCollection, shown: np.ndarray, unit: str) -> None:
+def _draw_scale(ax: Axes, circles: EllipseCollection, shown: np.ndarray, unit: str) -> None:
     low, high = circles.get_clim()
     beyond = (shown.min() < low, shown.max() > high)
     extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
-    # An inset keeps to the height of the map, which the equal aspect makes smaller than its place in the grid.
-    bar = ax.figure.colorbar(circles, cax=ax.inset_axes((1.04, 0, 0.04, 1)), extend=extend)
-    bar.set_label(unit.replace(", ", "\n", 1), fontsize=8)
-    bar.locator = MaxNLocator(5, steps=[1, 2, 5, 10])
-    bar.outline.set_visible(False)
+    draw_colorbar(ax, circles, unit.replace(", ", "\n", 1), MaxNLocator(5, steps=[1, 2, 5, 10]), extend)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
@@ -16,13 +15,13 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.ticker import MaxNLocator
 from scipy.sparse import csr_matrix
 
+from nh2st._docs import documented
 from nh2st._keys import CONNECTIVITIES_SUFFIX, SPATIAL_KEY
-from nh2st._sections import Data, tables_of
-from nh2st.pl._canvas import Canvas, draw_ground, draw_scale_bar, draw_spots, find_canvases
+from nh2st._sections import Data, ImageKey, Selection, tables_of
+from nh2st.pl._canvas import Canvas, draw_colorbar, draw_ground, draw_scale_bar, draw_spots, find_canvases, subplots
 from nh2st.pl._figure import DARK, check_path, finish, house_style
 
 _PANEL_INCHES = 3.2
-_MOST_COLUMNS = 3
 _MOST_LEVELS = 20
 _NODE_SHARE, _EDGE_SHARE = 0.3, 0.07
 """Largest radius of a node, and width of an edge, as shares of the pitch: edges stay visible between spots that touch,
@@ -30,7 +29,7 @@ and do not cover the tissue where spots are many."""
 
 
 @dataclass(frozen=True)
-class _Graph:
+class _DrawnGraph:
     """Neighbours of the spots of one section: edges (n_edges, 2) as positions in the section, and their numbers."""
 
     canvas: Canvas
@@ -39,16 +38,17 @@ class _Graph:
 
 
 @house_style()
+@documented
 def spatial_neighbors(
     data: Data,
     *,
     key: str = SPATIAL_KEY,
-    image: bool = True,
     cmap: str | Colormap = "viridis",
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    image: bool = True,
     table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
     save: str | Path | None = None,
@@ -67,16 +67,8 @@ def spatial_neighbors(
         Draw the H&E beneath the graph.
     cmap
         Colour map of matplotlib.
-    sections
-        Sections to draw; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
-    save
-        File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
-    show
-        Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.
+    %(selection)s
+    %(figure)s
 
     Returns
     -------
@@ -86,8 +78,7 @@ def spatial_neighbors(
     ------
     KeyError
         If there is no such graph.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------
@@ -97,29 +88,18 @@ def spatial_neighbors(
     >>> nh.pl.spatial_neighbors(sdata, save="graph.png")  # doctest: +SKIP
     """
     path = check_path(save)
-    canvases = find_canvases(
-        data,
-        image=image,
-        sections=sections,
-        spots=spots,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-    )
+    chosen = Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system)
+    canvases = find_canvases(data, chosen, image=image)
     for table in tables_of(canvas.spots for canvas in canvases):
         _check_graph(table, key)
     graphs = [_graph(canvas, key) for canvas in canvases]
-    axes = _subplots(canvases)
+    axes = subplots(canvases, _PANEL_INCHES, beside=0.8)
     degrees = np.concatenate([graph.degree for graph in graphs])
     norm = Normalize(degrees.min() - 0.5, degrees.max() + 0.5)
     levels = min(int(np.ptp(degrees)) + 1, _MOST_LEVELS)
     for ax, graph in zip(axes, graphs, strict=True):
         nodes = _draw(ax, graph, norm, matplotlib.colormaps.get_cmap(cmap).resampled(levels))
-    bar = axes[-1].figure.colorbar(nodes, cax=axes[-1].inset_axes((1.04, 0, 0.04, 1)))
-    bar.set_label("neighbours of a spot", fontsize=8)
-    bar.locator = MaxNLocator(6, integer=True, min_n_ticks=1)
-    bar.outline.set_visible(False)
+    draw_colorbar(axes[-1], nodes, "neighbours of a spot", MaxNLocator(6, integer=True, min_n_ticks=1))
     return finish(axes, path, show)
 
 
@@ -131,27 +111,16 @@ def _check_graph(table: AnnData, key: str) -> None:
         raise KeyError(msg)
 
 
-def _graph(canvas: Canvas, key: str) -> _Graph:
+def _graph(canvas: Canvas, key: str) -> _DrawnGraph:
     rows = canvas.spots.rows
     matrix = csr_matrix(canvas.spots.adata.obsp[f"{key}_{CONNECTIVITIES_SUFFIX}"])[rows][:, rows]
     matrix.eliminate_zeros()
     source, target = matrix.nonzero()
     edges = np.unique(np.sort(np.column_stack([source, target]), axis=1), axis=0)
-    return _Graph(canvas, edges, np.diff(matrix.indptr))
+    return _DrawnGraph(canvas, edges, np.diff(matrix.indptr))
 
 
-def _subplots(canvases: Sequence[Canvas]) -> np.ndarray:
-    columns = min(_MOST_COLUMNS, len(canvases))
-    rows = -(-len(canvases) // columns)
-    height = rows * (_PANEL_INCHES * max(canvas.aspect for canvas in canvases) + 0.5)
-    size = (_PANEL_INCHES * columns + 0.8, height)
-    axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)[1].ravel()
-    for ax in axes[len(canvases) :]:
-        ax.remove()
-    return axes[: len(canvases)]
-
-
-def _draw(ax: Axes, graph: _Graph, norm: Normalize, cmap: Colormap) -> EllipseCollection:
+def _draw(ax: Axes, graph: _DrawnGraph, norm: Normalize, cmap: Colormap) -> EllipseCollection:
     canvas = graph.canvas
     draw_ground(ax, canvas)
     draw_scale_bar(ax, canvas)

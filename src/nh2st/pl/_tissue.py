@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import shapely
 from matplotlib.axes import Axes
@@ -14,14 +13,15 @@ from matplotlib.collections import PolyCollection
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
+from nh2st._docs import documented
 from nh2st._keys import TILES_TABLE
 from nh2st._sections import ImageData, Section, Selection, affine_to, apply_affine, find_sections, objects_of
 from nh2st._tissue import laid_tiles, overview
-from nh2st.pl._canvas import Canvas, draw_scale_bar
+from nh2st.pl._canvas import Canvas, draw_scale_bar, fit_axes, subplots
 from nh2st.pl._figure import BLUE, DARK, check_path, finish, house_style
 
 _PANEL_INCHES = 4.0
-_MOST_COLUMNS = 3
+_MOST_ASPECT = 2.0
 _IMAGE_PX = 1200
 _MANY_TILES = 5000
 
@@ -38,6 +38,7 @@ class _Slide(Canvas):
 
 
 @house_style()
+@documented
 def tissue(
     data: ImageData,
     *,
@@ -56,10 +57,7 @@ def tissue(
         Regions of the tiles to draw, such as ``nh2st_tiles``; all where absent.
     tiles
         Draw the tiles too.
-    save
-        File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
-    show
-        Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.
+    %(figure)s
 
     Returns
     -------
@@ -69,8 +67,7 @@ def tissue(
     ------
     KeyError
         If no tiles were laid.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------
@@ -82,8 +79,8 @@ def tissue(
     path = check_path(save)
     images = _images(data)
     found = find_sections(data, Selection(sections, table_key=TILES_TABLE, image_key=images))
-    slides = [_slide(one) for one in found]
-    axes = _subplots(slides)
+    slides = [_slide(section) for section in found]
+    axes = subplots(slides, _PANEL_INCHES, most_aspect=_MOST_ASPECT)
     for ax, slide, section in zip(axes, slides, found, strict=True):
         _draw(ax, slide, section, tiles=tiles)
     return finish(axes, path, show)
@@ -108,24 +105,11 @@ def _slide(section: Section) -> _Slide:
     return _Slide(section, section.pixels, radius, 2 * float(radius.max()), section.image, mpp)
 
 
-def _subplots(slides: Sequence[_Slide]) -> np.ndarray:
-    columns = min(_MOST_COLUMNS, len(slides))
-    rows = -(-len(slides) // columns)
-    height = rows * (_PANEL_INCHES * min(2.0, max(slide.aspect for slide in slides)) + 0.5)
-    size = (_PANEL_INCHES * columns, height)
-    axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)[1].ravel()
-    for ax in axes[len(slides) :]:
-        ax.remove()
-    return axes[: len(slides)]
-
-
 def _draw(ax: Axes, slide: _Slide, section: Section, *, tiles: bool) -> None:
     left, right, top, bottom = slide.box
     pixels = overview(section.image, max(1.0, max(section.image.shape) / _IMAGE_PX))
     ax.imshow(pixels, extent=(left, right, bottom, top), interpolation="antialiased", zorder=0)
-    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    ax.set_anchor("N")
+    fit_axes(ax, slide)
     if tiles:
         _draw_tiles(ax, slide)
     _draw_outline(ax, section)

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from nh2st._docs import documented
 from nh2st._keys import NAMESPACE, TRAINING, UNDEFINED_SCORE
 from nh2st._sections import Data, Selection, find_spots, tables_of
 from nh2st.pl._figure import ABOVE, BLUE, DARK, GREEN, GREY, ORANGE, check_path, finish, house_style
@@ -27,6 +28,7 @@ _PANELS: Final = {
 
 
 @house_style()
+@documented
 def training_history(
     model: Model | Data,
     *,
@@ -46,12 +48,8 @@ def training_history(
     ----------
     model
         A trained :class:`nh2st.models.Model`, or the data that it was trained on.
-    table_key
-        Which table to use where several fit.
-    save
-        File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
-    show
-        Show the figure. Where absent, it is shown if matplotlib is interactive, as in notebooks, and nothing is saved.
+    %(table_key)s
+    %(figure)s
 
     Returns
     -------
@@ -61,8 +59,7 @@ def training_history(
     ------
     ValueError
         If there is no history, or several models were trained on the data.
-    FileNotFoundError
-        If the folder of `save` does not exist.
+    %(no_folder)s
 
     Examples
     --------

@@ -11,12 +11,13 @@ import numpy as np
 
 from nh2st._arguments import at_least_one
 from nh2st._device import InferencePrecision
+from nh2st._docs import documented
 from nh2st._inference import check_place, checksum, features_of
 from nh2st._keys import EMBEDDING, ENCODER, PATCH_PX, PATCH_UM
 from nh2st._results import Kind, check_replaceable, make_room, write_record
 from nh2st._sections import (
-    NATIVE,
     ImageData,
+    ImageKey,
     Mpp,
     Section,
     Selection,
@@ -28,6 +29,7 @@ from nh2st._sections import (
 from nh2st.nn import create_encoder
 
 
+@documented
 def embed(
     data: ImageData,
     encoder: str = ENCODER,
@@ -37,15 +39,15 @@ def embed(
     patch_um: float = PATCH_UM,
     patch_px: int = PATCH_PX,
     batch_size: int = 64,
-    mpp: Mpp = None,
     device: str = "auto",
     precision: InferencePrecision = "auto",
     client: Any = None,
     overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    mpp: Mpp = None,
     table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
 ) -> None:
@@ -70,11 +72,7 @@ def embed(
         Side of the patches in pixels, after resampling.
     batch_size
         Patches per step; does not change the result.
-    mpp
-        Micrometres per pixel of all images, or ``"native"`` for patches of `patch_px` plain pixels. Where absent, the
-        scale that is known for each image.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    %(device)s
     precision
         ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device; or, on a CPU, ``"int8"`` for 8-bit
         integers, several times as fast and less exact (see :func:`nh2st.tl.predict`).
@@ -82,17 +80,15 @@ def embed(
         A ``dask.distributed.Client``, whose workers share the work (see :func:`nh2st.tl.predict`).
     overwrite
         Replace embeddings of this name that this package did not write.
-    sections
-        Names of the sections to embed; all where absent. Other spots are NaN.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one. Other spots are NaN.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
+    %(sections)s
+    %(spots)s
+    %(mpp)s
+    %(elements)s
 
     Returns
     -------
     `None`. Written into each table: ``obsm[key_added]``, float32 of shape (n_obs, n_features) with the precision of
-    half floats, and ``uns["nh2st"][key_added]``, encoder, patch size, scale and precision
+    half floats and NaN for other spots, and ``uns["nh2st"][key_added]``, encoder, patch size, scale and precision
     (``"auto"`` where workers of a cluster differ).
 
     Raises
@@ -100,13 +96,7 @@ def embed(
     ValueError
         If the encoder is unknown or cannot take such patches, the scale of an image is unknown, or embeddings would be
         replaced that are not ours.
-    OSError
-        If an image cannot be read; section and image are named, and nothing is written.
-    RuntimeError
-        If a GPU is out of memory with half the batch too, the workers of the cluster cannot do the work, or the encoder
-        does not bear 8-bit integers.
-    ImportError
-        If a package for 8-bit integers is missing.
+    %(encoding_errors)s
 
     Examples
     --------
@@ -139,7 +129,7 @@ def embed(
         "package_version": version("nh2st"),
         "encoder": encoder,
         "weights_sha256": weights,
-        "patch_um": "native" if mpp == NATIVE else patch_um,
+        "patch_um": "native" if mpp == "native" else patch_um,
         "patch_px": patch_px,
         "precision": meant,
     }

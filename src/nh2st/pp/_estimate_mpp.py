@@ -7,15 +7,17 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from nh2st._docs import documented
 from nh2st._keys import VISIUM_PITCH_UM
 from nh2st._results import check_scale, write_scale
-from nh2st._sections import ImageData, Section, Selection, find_sections
+from nh2st._sections import ImageData, ImageKey, Section, Selection, find_sections
 from nh2st._settings import logger
 from nh2st._space import array_mpp
 
 _SAME = 1.02
 
 
+@documented
 def estimate_mpp(
     data: ImageData,
     pitch_um: float | None = None,
@@ -24,7 +26,7 @@ def estimate_mpp(
     sections: Iterable[str] | None = None,
     spots: str | None = None,
     table_key: str | None = None,
-    image_key: str | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
 ) -> None:
@@ -43,12 +45,7 @@ def estimate_mpp(
         hexagonal arrays, as on Visium slides.
     overwrite
         Replace scales that were given and differ from the estimate.
-    sections
-        Sections to use; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where absent.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
+    %(selection)s
 
     Returns
     -------

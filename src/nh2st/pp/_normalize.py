@@ -9,6 +9,7 @@ import numpy as np
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
+from nh2st._docs import documented
 from nh2st._expression import Target, check_genes, log_scaled, match_panel, read_counts
 from nh2st._keys import GENE_FLAG, TARGET_LAYER
 from nh2st._results import Kind, check_replaceable, editable, make_room, scatter_rows, write_record
@@ -16,16 +17,17 @@ from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._space import smoothing_window
 
 
+@documented
 def normalize(
     data: Data,
     *,
     target: Literal["default", "paper"] = "default",
     genes: Sequence[str] | None = None,
-    layer: str | None = None,
     key_added: str = TARGET_LAYER,
-    overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    overwrite: bool = False,
+    layer: str | None = None,
     table_key: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
@@ -33,28 +35,22 @@ def normalize(
 
     Parameters
     ----------
-    data
-        SpatialData or AnnData, or a list or dictionary of them.
+    %(data)s
     target
         ``"default"``: natural ``log1p`` of counts scaled to 10,000 over all genes of the table, as by scanpy.
         ``"paper"``: counts of the panel scaled to 10,000, ``log10(1 + x)``, then the mean over the spots of the 3 x 3
         array window, self included (self and the six neighbours on hexagonal arrays).
     genes
         Panel of the ``"paper"`` target; the genes marked by :func:`nh2st.pp.select_genes` where absent.
-    layer
-        Layer that holds the counts; ``layers["counts"]`` where there is one, else ``X``, where absent.
     key_added
         Layer to write.
     overwrite
         Replace a layer of this name that is not normalised expression of this package, with all that belongs to it.
-    sections
-        Sections to normalise; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where absent.
-    table_key
-        Which table to use where several fit.
-    copy
-        Return a copy instead of writing into the AnnData given.
+    %(sections)s
+    %(spots)s
+    %(layer)s
+    %(table_key)s
+    %(copy)s
 
     Returns
     -------

@@ -6,22 +6,24 @@ from collections.abc import Iterable, Sequence
 
 from anndata import AnnData
 
+from nh2st._docs import documented
 from nh2st._expression import RankingMethod, check_genes, choose_genes, match_panel, read_counts
 from nh2st._keys import GENE_FLAG, N_GENES
 from nh2st._results import check_gene_flag, editable
 from nh2st._sections import Data, Selection, find_spots, tables_of
 
 
+@documented
 def select_genes(
     data: Data,
     n_genes: int = N_GENES,
     *,
     method: RankingMethod = "mean_count",
     genes: Sequence[str] | None = None,
-    layer: str | None = None,
     overwrite: bool = False,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    layer: str | None = None,
     table_key: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
@@ -32,8 +34,7 @@ def select_genes(
 
     Parameters
     ----------
-    data
-        SpatialData or AnnData, or a list or dictionary of them.
+    %(data)s
     n_genes
         Number of genes.
     method
@@ -43,18 +44,14 @@ def select_genes(
     genes
         The genes themselves, in which case `n_genes` and `method` do not matter; named as in ``var_names``, or as in
         another column of ``var``, such as ``gene_ids``.
-    layer
-        Layer that holds the counts; ``layers["counts"]`` where there is one, else ``X``, where absent.
     overwrite
         Replace a column ``nh2st_gene`` that is not boolean, which this package did not write.
     sections
         Sections on which the genes are chosen; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where absent.
-    table_key
-        Which table to use where several fit.
-    copy
-        Return a copy instead of writing into the AnnData given.
+    %(spots)s
+    %(layer)s
+    %(table_key)s
+    %(copy)s
 
     Returns
     -------

@@ -9,14 +9,16 @@ import numpy as np
 from anndata import AnnData
 from scipy.sparse import csr_matrix, issparse
 
+from nh2st._docs import documented
 from nh2st._keys import CONNECTIVITIES_SUFFIX, SMOOTH_SUFFIX, SPATIAL_KEY
 from nh2st._results import Kind, check_replaceable, editable, make_room, write_record
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._settings import logger
 from nh2st._space import averaging
-from nh2st.pp._spatial_neighbors import Graph, graphs_of, write_graph
+from nh2st.pp._spatial_neighbors import TableGraph, graphs_of, write_graph
 
 
+@documented
 def smooth(
     data: Data,
     *,
@@ -36,8 +38,7 @@ def smooth(
 
     Parameters
     ----------
-    data
-        SpatialData or AnnData, or a list or dictionary of them.
+    %(data)s
     layer
         Layer to smooth.
     key_added
@@ -46,14 +47,10 @@ def smooth(
         Prefix of the graph's keys in ``obsp``. The default one is computed where it is missing.
     overwrite
         Replace a layer of this name that is not a smoothed one of this package, with all that belongs to it.
-    sections
-        Sections whose tables are smoothed; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where absent.
-    table_key
-        Which table to use where several fit.
-    copy
-        Return a copy instead of writing into the AnnData given.
+    %(sections)s
+    %(spots)s
+    %(table_key)s
+    %(copy)s
 
     Returns
     -------
@@ -100,7 +97,7 @@ def smooth(
     return data if copy else None
 
 
-def _missing_graphs(sections: Sequence[Spots], graph: str, key: str) -> list[tuple[AnnData, Graph]]:
+def _missing_graphs(sections: Sequence[Spots], graph: str, key: str) -> list[tuple[AnnData, TableGraph]]:
     """Default graphs of the tables that have none, not written yet."""
     without = [section for section in sections if key not in section.adata.obsp]
     if not without:

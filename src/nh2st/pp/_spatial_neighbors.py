@@ -10,12 +10,14 @@ import numpy as np
 from anndata import AnnData
 from scipy.sparse import coo_matrix, csr_matrix
 
+from nh2st._docs import documented
 from nh2st._keys import CONNECTIVITIES_SUFFIX, DISTANCES_SUFFIX, NEIGHBORS_SUFFIX, SPATIAL_KEY
 from nh2st._results import Kind, check_replaceable, editable, make_room, write_record
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._space import CoordType, EdgeRule, Edges, edge_rule, edges_of
 
 
+@documented
 def spatial_neighbors(
     data: Data,
     *,
@@ -38,8 +40,7 @@ def spatial_neighbors(
 
     Parameters
     ----------
-    data
-        SpatialData or AnnData, or a list or dictionary of them.
+    %(data)s
     n_neighs
         Number of nearest neighbours: on grids the number of adjacent spots. Where absent, 6 on hexagonal arrays, 4 on
         square ones and checkerboards; elsewhere all within `radius`, or without a radius the 6 nearest, those left out
@@ -54,14 +55,10 @@ def spatial_neighbors(
         Prefix of the keys written.
     overwrite
         Replace a graph under these keys that this package did not write, such as one of squidpy's.
-    sections
-        Sections to connect; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where absent.
-    table_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
-    copy
-        Return a copy instead of writing into the AnnData given.
+    %(sections)s
+    %(spots)s
+    %(table_elements)s
+    %(copy)s
 
     Returns
     -------
@@ -92,7 +89,7 @@ def spatial_neighbors(
 
 
 @dataclass(frozen=True)
-class Graph:
+class TableGraph:
     """Graph of a table: matrices (n_obs, n_obs), and the parameters under squidpy's names."""
 
     connectivities: csr_matrix
@@ -115,14 +112,14 @@ def graphs_of(
     n_neighs: int | None = None,
     radius: float | None = None,
     coord_type: CoordType | None = None,
-) -> list[tuple[AnnData, Graph]]:
+) -> list[tuple[AnnData, TableGraph]]:
     """Graph of each table of the sections, as :func:`spatial_neighbors` takes these arguments."""
     rules = [edge_rule(section.grid, n_neighs, radius, coord_type) for section in sections]
     built = [(section, rule, edges_of(section.grid, rule)) for section, rule in zip(sections, rules, strict=True)]
     return [(table, _joined([part for part in built if part[0].adata is table])) for table in tables_of(sections)]
 
 
-def _joined(built: Sequence[tuple[Spots, EdgeRule, Edges]]) -> Graph:
+def _joined(built: Sequence[tuple[Spots, EdgeRule, Edges]]) -> TableGraph:
     source = np.concatenate([section.rows[edges.source] for section, _, edges in built])
     target = np.concatenate([section.rows[edges.target] for section, _, edges in built])
     length = np.concatenate([edges.length for _, _, edges in built])
@@ -132,10 +129,10 @@ def _joined(built: Sequence[tuple[Spots, EdgeRule, Edges]]) -> Graph:
     distances.eliminate_zeros()
     ones = np.ones(len(source), dtype=np.float32)
     connectivities = coo_matrix((ones, (source, target)), shape=(n_obs, n_obs)).tocsr()
-    return Graph(connectivities, distances, _common([rule.params for _, rule, _ in built]))
+    return TableGraph(connectivities, distances, _common([rule.params for _, rule, _ in built]))
 
 
-def write_graph(table: AnnData, key: str, graph: Graph) -> None:
+def write_graph(table: AnnData, key: str, graph: TableGraph) -> None:
     """Write a graph under squidpy's keys."""
     make_room(table, key, Kind.GRAPH)
     connectivities, distances = f"{key}_{CONNECTIVITIES_SUFFIX}", f"{key}_{DISTANCES_SUFFIX}"

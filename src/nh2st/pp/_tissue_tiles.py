@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nh2st._sections import ImageData, Mpp, objects_of
+from nh2st._docs import documented
+from nh2st._sections import ImageData, ImageKey, Mpp, objects_of
 from nh2st._tissue import MIN_TISSUE, lay_tiles
 
 
+@documented
 def tissue_tiles(
     data: ImageData,
     *,
-    image_key: str | Iterable[str] | None = None,
+    image_key: ImageKey | Iterable[str] = None,
     tile_um: float | None = None,
     mpp: Mpp = None,
     min_tissue: float = MIN_TISSUE,
@@ -28,7 +30,8 @@ def tissue_tiles(
     data
         A SpatialData, or a list or dictionary of them, with images.
     image_key
-        Image or images to lay tiles on. Where absent, all images, if each has a coordinate system of its own.
+        Image or images to lay tiles on; of a dictionary from section to image, those that the object has. Where absent,
+        all images, if each has a coordinate system of its own.
     tile_um
         Side of the tiles, which is also the distance of their centres: in micrometres, and in pixels with
         ``mpp="native"``. Where absent, 112 um, or 224 pixels.

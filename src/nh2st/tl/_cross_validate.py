@@ -8,22 +8,24 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from nh2st._docs import documented
 from nh2st._estimators import FURTHER_BASELINES
 from nh2st._keys import BASELINE_NAMES, CROSS_VALIDATION
-from nh2st._sections import ImageData, Section, Selection, find_sections, fingerprint
+from nh2st._sections import ImageData, ImageKey, Section, Selection, find_sections, fingerprint
 from nh2st._settings import logger
-from nh2st.tl._folds._data import FoldData, warn_of_flagged_genes
+from nh2st.tl._folds._fold_data import FoldData, warn_of_flagged_genes
 from nh2st.tl._folds._fold_layers import check_layers, record_folds
 from nh2st.tl._folds._identity import identity_of
 from nh2st.tl._folds._run import FoldRunner, FoldTask
 from nh2st.tl._folds._settings_to_try import Candidates, candidates_of
 from nh2st.tl._folds._split import Fold, FoldLayout, folds_of, warn_of_blocks
 from nh2st.tl._folds._store import FoldFolder, FoldResult
-from nh2st.tl._training._settings import TrainingSettings
 from nh2st.tl._training._starting_model import trained_on
+from nh2st.tl._training._training_settings import TrainingSettings
 from nh2st.tl._training._validation_split import groups_of
 
 
+@documented
 def cross_validate(
     data: ImageData,
     *,
@@ -37,11 +39,11 @@ def cross_validate(
     folder: str | Path | None = None,
     key_added: str = CROSS_VALIDATION,
     overwrite: bool = False,
-    layer: str | None = None,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    layer: str | None = None,
     table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
     **training: Any,
@@ -82,14 +84,10 @@ def cross_validate(
         Name of the layer with the predictions.
     overwrite
         Replace layers of this name that were not written by this package.
-    layer
-        Layer with the counts; ``layers["counts"]`` where there is one, else ``X``.
-    sections
-        Names of the sections to use; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
+    %(sections)s
+    %(spots)s
+    %(layer)s
+    %(elements)s
     **training
         Further settings of :func:`nh2st.tl.train`, such as ``max_epochs=20``, ``fine_tune="none"`` or ``device="cpu"``;
         those that start from a trained model, name folders or join several devices are not allowed.

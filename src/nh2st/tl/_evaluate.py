@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from nh2st._docs import documented
 from nh2st._expression import Target
 from nh2st._keys import MODEL, NAMESPACE, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
-from nh2st._results import dense_columns, predicted_rows, provenance_of, write_evaluation
+from nh2st._results import check_evaluation, dense_columns, predicted_rows, provenance_of, write_evaluation
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._settings import logger
 from nh2st.tl._section_scores import nothing_in_common, score_section, tidy_scores
@@ -19,13 +20,15 @@ from nh2st.tl._section_scores import nothing_in_common, score_section, tidy_scor
 _FAR_FEWER = 0.5
 
 
+@documented
 def evaluate(
     data: Data,
     key: str = PREDICTION,
     *,
-    layer: str | None = None,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    overwrite: bool = False,
+    layer: str | None = None,
     table_key: str | None = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
@@ -42,16 +45,14 @@ def evaluate(
     ----------
     data
         SpatialData or AnnData with predictions and counts, or a list or dictionary of them.
-    key
-        Name of the predictions (``key_added`` of :func:`nh2st.tl.predict`).
-    layer
-        Layer with the counts; ``layers["counts"]`` where there is one, else ``X``.
+    %(key)s
+    overwrite
+        Replace columns of the names below that are no scores of this package.
     sections
         Sections to evaluate; all that were predicted where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
+    %(spots)s
+    %(layer)s
+    %(table_elements)s
 
     Returns
     -------
@@ -86,7 +87,7 @@ def evaluate(
         If there are no predictions of this name.
     ValueError
         If counts are missing or not valid, spots are tiles without any, a section has fewer than three predicted
-        spots, or the table has none of the predicted genes.
+        spots, the table has none of the predicted genes, or a column would be replaced that is no score of ours.
 
     Examples
     --------
@@ -99,6 +100,7 @@ def evaluate(
     found = find_spots(data, Selection(sections, spots, table_key, None, shapes_key, coordinate_system))
     for table in tables_of(found):
         _check_table(table, key)
+    check_evaluation(found, key, overwrite=overwrite)
     predicted = [(section, rows) for section in found if len(rows := predicted_rows(section, key))]
     if not predicted:
         msg = f"None of the sections {', '.join(repr(section.name) for section in found)} was predicted under {key!r}."

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nh2st._arguments import at_least_one
 from nh2st._device import InferencePrecision
+from nh2st._docs import documented
 from nh2st._estimators import Encoding, Source
 from nh2st._expression import has_counts, match_panel
 from nh2st._inference import check_place
@@ -17,6 +18,7 @@ from nh2st._results import Kind, check_replaceable
 from nh2st._sections import (
     NATIVE,
     ImageData,
+    ImageKey,
     Mpp,
     Section,
     Selection,
@@ -30,18 +32,18 @@ from nh2st._settings import logger
 from nh2st.models import Model, available, load
 from nh2st.tl._compatibility._differences import warn_of_differences
 from nh2st.tl._compatibility._panel_check import check_panel
+from nh2st.tl._prediction._prediction_records import record_predictions, recorded_model
 from nh2st.tl._prediction._tiles_in_place import tiles_where_no_spots
-from nh2st.tl._prediction._writing import record_predictions, recorded_model
 
 _ROWS_LOOKED_AT = 1000
 
 
+@documented
 def predict(
     data: ImageData,
     model: Model | str | Path | None = None,
     *,
     key_added: str = PREDICTION,
-    overwrite: bool = False,
     baselines: bool | None = None,
     batch_size: int = 64,
     tile_um: float | None = None,
@@ -51,8 +53,9 @@ def predict(
     client: Any = None,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    overwrite: bool = False,
     table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
 ) -> None:
@@ -82,8 +85,7 @@ def predict(
         Distance of the tiles in micrometres, on objects without spots; where absent, that of the training spots.
     mpp
         Micrometres per pixel of all images. Where absent, the scale that is known for each image.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    %(device)s
     precision
         ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device; or, on a CPU, ``"int8"``: encoders,
         that of the ridge too, compute in 8-bit integers, by OpenVINO and NNCF (``pip install "nh2st[int8]"``), several
@@ -92,21 +94,16 @@ def predict(
     client
         A ``dask.distributed.Client``, whose workers share the work: each loads the model once, and reads the images
         itself, which therefore are to be where all workers see them. Pieces of lost workers are done again.
-    sections
-        Names of the sections to predict; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one. Other spots are NaN.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
+    %(selection)s
 
     Returns
     -------
     `None`. Written into each table, in place of earlier predictions of this name (those of the same model for other
     sections are kept):
 
-    - ``layers[key_added]``: float32 predictions in the model's target space; sparse where the table has genes that are
-      not in the panel, whose columns are empty. The model's genes are looked for in ``var_names``, then in the column
-      of ``var`` that has most of the others, versions of Ensembl ids disregarded,
+    - ``layers[key_added]``: float32 predictions in the model's target space, NaN for other spots; sparse where the
+      table has genes outside the panel, whose columns are empty. The model's genes are looked for in ``var_names``,
+      then in the column of ``var`` that has most of the others, versions of Ensembl ids disregarded,
     - ``layers[f"{key_added}_std"]``, by the context network: standard deviation of the predictions, from the spread of
       the ensemble and, for each gene, the errors on validation spots,
     - ``var[f"{key_added}_predicted"]``: which genes were predicted,
@@ -120,13 +117,7 @@ def predict(
     ValueError
         If no model is known, fewer than a tenth of its genes are in a table, the scale of an image is unknown, a slide
         shows no tissue, or something else than predictions would be replaced.
-    OSError
-        If an image cannot be read; section and image are named, and nothing is written.
-    RuntimeError
-        If a GPU is out of memory with half the batch too, the workers of the cluster cannot do the work, or an encoder
-        does not bear 8-bit integers.
-    ImportError
-        If a package for 8-bit integers is missing.
+    %(encoding_errors)s
 
     Examples
     --------

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nh2st._device import Precision
+from nh2st._docs import documented
 from nh2st._keys import ENCODER, PATCH_PX, PATCH_UM
-from nh2st._sections import ImageData, Mpp, Selection, find_sections
+from nh2st._sections import ImageData, ImageKey, Mpp, Selection, find_sections
 from nh2st.models import Model, load
-from nh2st.tl._prediction._writing import record_training
-from nh2st.tl._training._data import TrainingData
+from nh2st.tl._prediction._prediction_records import record_training
 from nh2st.tl._training._hardware import Devices, resolve_place
 from nh2st.tl._training._session import TrainingSession
-from nh2st.tl._training._settings import settings_of
 from nh2st.tl._training._starting_model import starting_model
+from nh2st.tl._training._training_data import TrainingData
+from nh2st.tl._training._training_settings import settings_of
 from nh2st.tl._training._validation_split import groups_of
 
 
+@documented
 def train(
     data: ImageData,
     *,
@@ -48,11 +50,11 @@ def train(
     init_from: Model | str | Path | None = None,
     resume_from: str | Path | None = None,
     checkpoint_dir: str | Path | None = None,
-    layer: str | None = None,
     sections: Iterable[str] | None = None,
     spots: str | None = None,
+    layer: str | None = None,
     table_key: str | None = None,
-    image_key: str | Mapping[str, str] | None = None,
+    image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
 ) -> Model:
@@ -95,9 +97,7 @@ def train(
         Side of the patches in micrometres.
     patch_px
         Side of the patches in pixels, after resampling.
-    mpp
-        Micrometres per pixel of all images, or ``"native"`` for patches of `patch_px` plain pixels. Where absent, the
-        scale that is known for each image (see :func:`nh2st.pp.estimate_mpp`).
+    %(mpp)s
     max_epochs
         Epochs at most; where absent, 30 for ``"context"``, which uses all of them, and 50 for ``"paper"``.
     batch_size
@@ -114,8 +114,7 @@ def train(
         Epochs without a better validation score (mean PCC per gene) after which training of ``"paper"`` stops.
     seed
         The same seed gives the same model on a CPU.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+    %(device)s
     precision
         ``"32"``, ``"bf16"``, or ``"auto"`` for the faster of the two on the device.
     compile
@@ -136,14 +135,10 @@ def train(
     checkpoint_dir
         Folder for ``best.safetensors`` (the best model so far) and ``last.ckpt``. Where absent, a temporary folder,
         named in the log, which is removed when training is done.
-    layer
-        Layer with the counts; ``layers["counts"]`` where there is one, else ``X``.
-    sections
-        Names of the sections to train on; all where absent.
-    spots
-        Boolean column of ``obs`` that says which spots are used; ``in_tissue`` where there is one.
-    table_key, image_key, shapes_key, coordinate_system
-        Which elements to use where several fit.
+    %(sections)s
+    %(spots)s
+    %(layer)s
+    %(elements)s
 
     Returns
     -------

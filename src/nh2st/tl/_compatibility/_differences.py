@@ -30,7 +30,7 @@ Record = Mapping[str, Any]
 """What is known of a section."""
 
 
-class _Kind(NamedTuple):
+class _Difference(NamedTuple):
     """One way to differ: what is compared, whether a value is unlike all of the training, how it reads, and advice."""
 
     what: str
@@ -46,7 +46,7 @@ def warn_of_differences(sections: Sequence[Section], mpp: Sequence[float | str],
     """
     new = _records(assays_of(sections, mpp) | {"mpp": list(mpp)})
     old = _records(model.provenance)
-    for name, kind in _kinds(model).items():
+    for name, kind in _differences(model).items():
         trained = [record for record in old if name in record]
         if not trained:
             continue
@@ -79,37 +79,37 @@ def _is_known(name: str, value: object) -> bool:
     return isinstance(value, str) and value not in _UNKNOWN
 
 
-def _kinds(model: Model) -> dict[str, _Kind]:
+def _differences(model: Model) -> dict[str, _Difference]:
     """Every kind, by the name of its values."""
     unit = "px" if model.patch_um is None else "um"
     of_patches = 0.0 if model.patch_um is None else model.patch_um / model.patch_px
     spots = "A spot measures another area there: fine-tune on such sections, `nh.tl.train(sdata, init_from=model)`."
     return {
-        "pitch": _Kind(
+        "pitch": _Difference(
             "the distance of spots",
             lambda value, known: all(_ratio(value, trained) > _OTHER_PITCH for trained in known),
             lambda records: _span([record["pitch"] for record in records], unit),
             spots,
         ),
-        "array": _Kind(
+        "array": _Difference(
             "the array",
             lambda value, known: value not in known,
             lambda records: _distinct(_array_text(record, unit) for record in records),
             spots,
         ),
-        "mpp": _Kind(
+        "mpp": _Difference(
             "the scale of the image",
             lambda value, known: value > _COARSER * max(*known, of_patches),
             lambda records: _span([record["mpp"] for record in records], "um/px"),
             "Patches are upsampled, and blurred: use the full-resolution image.",
         ),
-        "organism": _Kind(
+        "organism": _Difference(
             "the organism",
             _is_other_text,
             lambda records: _distinct(repr(record["organism"]) for record in records),
             "Choose a model that was trained on it.",
         ),
-        "assay": _Kind(
+        "assay": _Difference(
             "the assay",
             _is_other_text,
             lambda records: _distinct(repr(record["assay"]) for record in records),

@@ -25,10 +25,10 @@ from nh2st._results import (
     write_record,
 )
 from nh2st._sections import NATIVE, Section, resolve_mpp, tables_of
-from nh2st.tl._folds._data import FoldData
+from nh2st.tl._folds._fold_data import FoldData
 from nh2st.tl._folds._split import Fold
 from nh2st.tl._folds._store import FoldResult
-from nh2st.tl._training._settings import TrainingSettings
+from nh2st.tl._training._training_settings import TrainingSettings
 
 
 def layer_of(key: str, model: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from nh2st._patches import patches_key
-from nh2st.tl._folds._data import FoldData
+from nh2st.tl._folds._fold_data import FoldData
 from nh2st.tl._folds._settings_to_try import Candidates
-from nh2st.tl._training._settings import TrainingSettings
+from nh2st.tl._training._training_settings import TrainingSettings
 
 
 def identity_of(

@@ -14,12 +14,12 @@ from nh2st._expression import gene_sets
 from nh2st._keys import MODEL, UNDEFINED_SCORE
 from nh2st._metrics import mean_over_genes, pearson
 from nh2st._settings import logger
-from nh2st.tl._folds._data import FoldData
+from nh2st.tl._folds._fold_data import FoldData
 from nh2st.tl._folds._settings_to_try import Candidates
 from nh2st.tl._folds._split import Fold
 from nh2st.tl._folds._store import FoldResult
 from nh2st.tl._section_scores import score_section, tidy_scores
-from nh2st.tl._training._settings import TrainingSettings
+from nh2st.tl._training._training_settings import TrainingSettings
 
 _LEAST_SPOTS = 3
 

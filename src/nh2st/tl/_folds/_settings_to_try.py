@@ -10,7 +10,7 @@ from typing import Any
 
 from nh2st.tl._train import train
 from nh2st.tl._training._hardware import Place, resolve_place
-from nh2st.tl._training._settings import TrainingSettings, settings_of
+from nh2st.tl._training._training_settings import TrainingSettings, settings_of
 
 _SHARED = ("target", "seed")
 _PLACE = ("device", "precision")

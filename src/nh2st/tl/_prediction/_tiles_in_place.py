@@ -12,7 +12,7 @@ from spatialdata import SpatialData
 
 from nh2st._keys import TILES_TABLE
 from nh2st._results import places_of
-from nh2st._sections import ImageData, Mpp, objects_of
+from nh2st._sections import ImageData, ImageKey, Mpp, objects_of
 from nh2st._settings import logger
 from nh2st._tissue import laid_tiles, with_genes
 from nh2st.models import Model
@@ -26,7 +26,7 @@ def tiles_where_no_spots(
     key: str,
     *,
     table_key: str | None,
-    image_key: str | Mapping[str, str] | None,
+    image_key: ImageKey,
     tile_um: float | None,
     mpp: Mpp,
     overwrite: bool,
@@ -42,8 +42,7 @@ def tiles_where_no_spots(
         for sdata in objects:
             if TILES_TABLE not in sdata.tables:
                 pitch = training_pitch(model) if tile_um is None else tile_um
-                images = _images_of(sdata, image_key)
-                lay_tiles([sdata], genes=model.genes, image_key=images, tile_um=pitch, mpp=mpp, overwrite=overwrite)
+                lay_tiles([sdata], genes=model.genes, image_key=image_key, tile_um=pitch, mpp=mpp, overwrite=overwrite)
             elif laid_tiles(sdata):
                 _keep_tiles(sdata, model, key, tile_um)
         yield
@@ -61,13 +60,6 @@ def training_pitch(model: Model) -> float | None:
     """Median distance of the training spots in micrometres (pixels for a model of plain pixels); None if unknown."""
     known = [pitch for pitch in model.provenance.get("pitch", []) if isinstance(pitch, int | float) and pitch > 0]
     return float(np.median(known)) if known else None
-
-
-def _images_of(sdata: SpatialData, image_key: str | Mapping[str, str] | None) -> str | list[str] | None:
-    """Images to lay tiles on; of a dictionary those that the object has."""
-    if image_key is None or isinstance(image_key, str):
-        return image_key
-    return [name for name in image_key.values() if name in sdata.images] or None
 
 
 def _keep_tiles(sdata: SpatialData, model: Model, key: str, tile_um: float | None) -> None:

@@ -13,11 +13,11 @@ from nh2st._sections import resolve_mpp
 from nh2st._settings import logger
 from nh2st.models import Model
 from nh2st.tl._compatibility._differences import warn_of_differences
-from nh2st.tl._prediction._writing import training_provenance
-from nh2st.tl._training._data import TrainingData
+from nh2st.tl._prediction._prediction_records import training_provenance
 from nh2st.tl._training._hardware import Place
-from nh2st.tl._training._settings import PatchSize, TrainingSettings
 from nh2st.tl._training._starting_model import trained_on
+from nh2st.tl._training._training_data import TrainingData
+from nh2st.tl._training._training_settings import PatchSize, TrainingSettings
 from nh2st.tl._training._validation_split import validation_split
 
 if TYPE_CHECKING:

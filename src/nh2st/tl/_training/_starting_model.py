@@ -19,8 +19,8 @@ from nh2st.models._file import SUFFIX, read_file
 from nh2st.tl._compatibility._panel_check import check_panel
 
 if TYPE_CHECKING:
-    from nh2st.tl._training._data import TrainingData
-    from nh2st.tl._training._settings import TrainingSettings
+    from nh2st.tl._training._training_data import TrainingData
+    from nh2st.tl._training._training_settings import TrainingSettings
 
 
 def trained_on(encoder_weights: str | Path | None) -> list[str]:

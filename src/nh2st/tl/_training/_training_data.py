@@ -23,7 +23,7 @@ from nh2st._sections import Section, length_scale, resolve_mpp, windows_of
 from nh2st._space import neighborhood
 from nh2st.models import Model
 from nh2st.nn import Encoder
-from nh2st.tl._training._settings import PatchSize
+from nh2st.tl._training._training_settings import PatchSize
 
 
 @dataclass(frozen=True)

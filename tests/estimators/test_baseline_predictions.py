@@ -178,7 +178,7 @@ def test_names_and_shapes():
 def with_neighbors(inputs: BaselineInputs) -> np.ndarray:
     rows = []
     for own, neighbors in zip(inputs.features, inputs.neighbors, strict=True):
-        around = [inputs.features[one] for one in neighbors if one >= 0]
+        around = [inputs.features[spot] for spot in neighbors if spot >= 0]
         rows.append(np.concatenate([own, np.mean(around, axis=0) if around else own]))
     return np.array(rows, dtype=np.float64)
 
@@ -198,7 +198,7 @@ def test_columns_are_standardised_within_sections():
     found = predict_baselines(inputs, expression, *rows)
     local = with_neighbors(inputs)
     for name, columns in zip(STANDARDISED, (local, np.hstack([local, inputs.features_2x])), strict=True):
-        apart = np.concatenate([scale(columns[inputs.section == one]) for one in range(3)]).astype(np.float32)
+        apart = np.concatenate([scale(columns[inputs.section == number]) for number in range(3)]).astype(np.float32)
         np.testing.assert_allclose(found[name], ridge(inputs, apart, expression, rows), rtol=1e-3, atol=1e-3)
 
 
@@ -219,7 +219,7 @@ def test_expression_of_test_rows_is_not_used():
     expression, (train, test) = make_expression(inputs), rows_of(inputs, 0)
     unknown = expression.copy()
     unknown[test] = np.nan
-    before, after = (predict_baselines(inputs, one, train, test) for one in (expression, unknown))
+    before, after = (predict_baselines(inputs, measured, train, test) for measured in (expression, unknown))
     for name in NAMES:
         np.testing.assert_array_equal(after[name], before[name])
 

@@ -15,10 +15,10 @@ from nh2st._keys import GENE_FLAG
 from nh2st._sections import Section, tables_of
 from nh2st._settings import logger
 from nh2st.tl._folds._split import Fold, FoldLayout
-from nh2st.tl._training._data import TrainingData
 from nh2st.tl._training._hardware import Place
-from nh2st.tl._training._settings import TrainingSettings
 from nh2st.tl._training._starting_model import panel_of
+from nh2st.tl._training._training_data import TrainingData
+from nh2st.tl._training._training_settings import TrainingSettings
 from nh2st.tl._training._validation_split import validation_split
 
 

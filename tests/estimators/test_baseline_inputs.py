@@ -12,7 +12,7 @@ from nh2st._estimators._linear import LinearNetwork
 from nh2st._estimators._linear_fit import inner_folds
 from nh2st._sections import find_sections, windows_of
 from nh2st.nn import create_encoder
-from nh2st.tl._training._data import TrainingData
+from nh2st.tl._training._training_data import TrainingData
 
 
 @pytest.fixture
