@@ -25,14 +25,9 @@ def demo(make_sdata: Callable[..., SpatialData], monkeypatch: pytest.MonkeyPatch
     """The demo, on sections as small as can be."""
 
     def tiny(seed: int, epochs: int | None) -> _demo._Plan:
-        settings = {
-            "encoder": "test_resnet",
-            "encoder_weights": None,
-            "network": {"width": 32, "heads": 2},
-            "patch_px": 32,
-            "patch_um": 32.0,
-            "max_epochs": epochs or 2,
-        }
+        patch = {"patch_px": 32, "patch_um": 32.0}
+        network = {"encoder": "test_resnet", "encoder_weights": None, "network": {"width": 32, "heads": 2}}
+        settings = network | patch | {"max_epochs": epochs or 2}
         return _demo._Plan(make_sdata(("S1", "S2", "S3"), side=4, seed=seed), ["S1", "S2"], "S3", ["gene1"], settings)
 
     monkeypatch.setattr(_demo, "_synthetic", tiny)

@@ -19,14 +19,8 @@ IDS = [f"ENSG{number:011d}" for number in (141736, 169710, 206503, 145416, 16838
 MOUSE_IDS = [f"ENSMUSG{number:011d}" for number in (62312, 25153, 61232, 36469, 26276, 29580, 24610, 49382)]
 VERSIONED = [f"{name}.{number + 3}" for number, name in enumerate(IDS)]
 
-ENCODER: dict[str, Any] = {
-    "encoder": "test_resnet",
-    "encoder_weights": None,
-    "patch_px": 32,
-    "patch_um": 32.0,
-    "device": "cpu",
-}
-SETTINGS = ENCODER | {"network": {"width": 32, "heads": 2}, "max_epochs": 1}
+ENCODER = {"encoder": "test_resnet", "encoder_weights": None, "patch_px": 32, "patch_um": 32.0, "device": "cpu"}
+SETTINGS: dict[str, Any] = ENCODER | {"network": {"width": 32, "heads": 2}, "max_epochs": 1}
 
 
 def renamed(sdata: SpatialData, names: Sequence[str], **columns: Any) -> SpatialData:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.sparse import issparse
 from spatialdata import SpatialData, deepcopy
 
 import nh2st as nh
+from nh2st._patches import Pyramid
 
 TRAINING = ("A", "B", "C")
 HELD_OUT = "D"
@@ -46,8 +48,15 @@ def tiny_context() -> dict[str, Any]:
 
 
 @pytest.fixture
-def tiny() -> dict[str, Any]:
-    return tiny_settings()
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading pixels fails."""
+
+    def read(*_: Any) -> np.ndarray:
+        msg = "pixels were read"
+        raise AssertionError(msg)
+
+    for way in ("read", "read_into"):
+        monkeypatch.setattr(Pyramid, way, read)
 
 
 @pytest.fixture
@@ -147,3 +156,30 @@ def assert_same_table(table: AnnData, before: AnnData) -> None:
 
 def _dense(values: Any) -> Any:
     return values.toarray() if issparse(values) else np.asarray(values)
+
+
+@pytest.fixture
+def learnt(by_gene: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[SpatialData], None]:
+    """Check that predictions of the held-out section know the genes that darkness drives."""
+
+    def check(sdata: SpatialData) -> None:
+        driven = [f"gene{number}" for number in range(4)]
+        scores = by_gene(nh.tl.evaluate(sdata)).query("truth == 'raw'").set_index("model")
+        frame = scores[scores["gene"].isin(driven)]
+        assert frame.loc["model", "pearson"].mean() > 0.5
+        assert (frame.loc["model", "mse"].to_numpy() < 0.85 * frame.loc["training_mean", "mse"].to_numpy()).all()
+
+    return check
+
+
+@pytest.fixture
+def same_run() -> Callable[[nh.models.Model, nh.models.Model, Path], None]:
+    """Check that a run that was resumed in a folder gave the same model as one that was not interrupted."""
+
+    def check(resumed: nh.models.Model, whole: nh.models.Model, folder: Path) -> None:
+        assert resumed.history == whole.history
+        assert resumed.sha256 == whole.sha256
+        assert nh.models.load(folder / "best.safetensors").sha256 == whole.sha256
+        assert resumed.provenance == whole.provenance
+
+    return check

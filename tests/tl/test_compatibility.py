@@ -13,14 +13,8 @@ from spatialdata import SpatialData, deepcopy
 
 import nh2st as nh
 
-ENCODER: dict[str, Any] = {
-    "encoder": "test_resnet",
-    "encoder_weights": None,
-    "patch_px": 32,
-    "patch_um": 32.0,
-    "device": "cpu",
-}
-SETTINGS = ENCODER | {"variant": "paper", "network": {"width": 32, "heads": 2}, "max_epochs": 1}
+ENCODER = {"encoder": "test_resnet", "encoder_weights": None, "patch_px": 32, "patch_um": 32.0, "device": "cpu"}
+SETTINGS: dict[str, Any] = ENCODER | {"variant": "paper", "network": {"width": 32, "heads": 2}, "max_epochs": 1}
 
 
 @functools.cache

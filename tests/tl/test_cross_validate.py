@@ -12,7 +12,6 @@ from scipy.sparse import csr_matrix, issparse
 from spatialdata import SpatialData, read_zarr
 
 import nh2st as nh
-from nh2st._patches import Pyramid
 from nh2st.nn import Encoder
 
 SECTIONS = ("A", "B", "C")
@@ -49,17 +48,6 @@ def sdata(make_sdata: Callable[..., SpatialData]) -> SpatialData:
 @pytest.fixture
 def genes(sdata: SpatialData) -> list[str]:
     return list(sdata["table"].var_names)
-
-
-@pytest.fixture
-def unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading pixels fails."""
-
-    def read(*_: Any) -> np.ndarray:
-        msg = "pixels were read"
-        raise AssertionError(msg)
-
-    monkeypatch.setattr(Pyramid, "read_into", read)
 
 
 def test_fold_equals_training_on_the_other_sections(sdata, train, by_gene):

@@ -333,7 +333,7 @@ def test_ceilings_of_real_sections(data_dir, name):
     guess = neighbors @ target_values(counts, panel, target)
     rows = np.arange(len(section.rows))
     sets = gene_sets([counts], panel)
-    frame, sections = score_section(section, rows, {"neighbours": guess}, panel, target, gene_sets=sets)
+    frame, sections = score_section(section, counts, rows, {"neighbours": guess}, panel, target, gene_sets=sets)
     raw = frame[frame["truth"] == "raw"]
     assert raw["ceiling"].between(0.05, 0.99).mean() > 0.9
     assert (raw["moran_predicted"] > raw["moran_measured"]).all()

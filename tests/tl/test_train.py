@@ -12,8 +12,6 @@ from spatialdata import deepcopy, read_zarr
 
 import nh2st as nh
 
-DRIVEN = [f"gene{number}" for number in range(4)]
-
 
 def weights(model: nh.models.Model) -> dict[str, torch.Tensor]:
     return {name: value for name, value in model.tensors().items() if name.startswith("network.")}
@@ -23,12 +21,10 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_learns_what_darkness_drives(trained, by_gene):
+def test_learns_what_darkness_drives(trained, learnt):
     sdata, model = trained
     nh.tl.predict(sdata, model, sections=["D"])
-    frame = by_gene(nh.tl.evaluate(sdata)).query("truth == 'raw' and gene in @DRIVEN").set_index("model")
-    assert frame.loc["model", "pearson"].mean() > 0.5
-    assert (frame.loc["model", "mse"].to_numpy() < 0.85 * frame.loc["training_mean", "mse"].to_numpy()).all()
+    learnt(sdata)
     assert model.history[-1]["mse"] < model.history[0]["mse"]
     assert [row["epoch"] for row in model.history] == list(range(len(model.history)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,23 +13,11 @@ from safetensors.torch import save_file
 from spatialdata import SpatialData
 
 import nh2st as nh
-from nh2st._patches import Pyramid
 
 
 @pytest.fixture
 def sdata(make_sdata: Callable[..., SpatialData]) -> SpatialData:
     return make_sdata(side=3)
-
-
-@pytest.fixture
-def unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading pixels fails."""
-
-    def read(*_: Any) -> np.ndarray:
-        msg = "pixels were read"
-        raise AssertionError(msg)
-
-    monkeypatch.setattr(Pyramid, "read", read)
 
 
 def set_counts(sdata: SpatialData, change: Callable[[np.ndarray], None]) -> None:

@@ -48,7 +48,8 @@ class Section(Spots):
     @cached_property
     def pixel_grid(self) -> SpotGrid:
         """The spots in scale-0 pixels of the image, with the array that they lie on."""
-        return SpotGrid(self.pixels, self.array, self.name)
+        same = np.array_equal(self.pixels, self.xy)
+        return self.grid if same else SpotGrid(self.pixels, self.array, self.name)
 
     @property
     def pixel_radius(self) -> np.ndarray:

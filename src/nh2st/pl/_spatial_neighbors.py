@@ -63,11 +63,13 @@ def spatial_neighbors(
         ``image=False``.
     key
         Prefix of the graph's keys (``key_added`` of :func:`nh2st.pp.spatial_neighbors`).
-    image
-        Draw the H&E beneath the graph.
     cmap
         Colour map of matplotlib.
-    %(selection)s
+    %(sections)s
+    %(spots)s
+    image
+        Draw the H&E beneath the graph.
+    %(elements)s
     %(figure)s
 
     Returns

@@ -44,10 +44,10 @@ def normalize(
         Panel of the ``"paper"`` target; the genes marked by :func:`nh2st.pp.select_genes` where absent.
     key_added
         Layer to write.
-    overwrite
-        Replace a layer of this name that is not normalised expression of this package, with all that belongs to it.
     %(sections)s
     %(spots)s
+    overwrite
+        Replace a layer of this name that is not normalised expression of this package, with all that belongs to it.
     %(layer)s
     %(table_key)s
     %(copy)s

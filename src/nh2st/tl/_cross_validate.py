@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import pandas as pd
 
@@ -21,7 +21,7 @@ from nh2st.tl._folds._settings_to_try import Candidates, candidates_of
 from nh2st.tl._folds._split import Fold, FoldLayout, folds_of, warn_of_blocks
 from nh2st.tl._folds._store import FoldFolder, FoldResult
 from nh2st.tl._training._starting_model import trained_on
-from nh2st.tl._training._training_settings import TrainingSettings
+from nh2st.tl._training._training_settings import TrainingOptions, TrainingSettings
 from nh2st.tl._training._validation_split import groups_of
 
 
@@ -46,7 +46,7 @@ def cross_validate(
     image_key: ImageKey = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
-    **training: Any,
+    **training: Unpack[TrainingOptions],
 ) -> pd.DataFrame:
     """Train on all donors but some, predict these, and score the predictions; until each donor was predicted.
 

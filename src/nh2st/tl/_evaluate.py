@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from nh2st._docs import documented
-from nh2st._expression import Target
+from nh2st._expression import Target, read_counts
 from nh2st._keys import MODEL, NAMESPACE, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
 from nh2st._results import check_evaluation, dense_columns, predicted_rows, provenance_of, write_evaluation
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
@@ -46,11 +46,11 @@ def evaluate(
     data
         SpatialData or AnnData with predictions and counts, or a list or dictionary of them.
     %(key)s
-    overwrite
-        Replace columns of the names below that are no scores of this package.
     sections
         Sections to evaluate; all that were predicted where absent.
     %(spots)s
+    overwrite
+        Replace columns of the names below that are no scores of this package.
     %(layer)s
     %(table_elements)s
 
@@ -136,8 +136,8 @@ def _score(section: Spots, rows: np.ndarray, key: str, layer: str | None) -> pd.
     panel = [str(gene) for gene in provenance["genes"]]
     predictions = _predictions(section, rows, key, panel)
     target = Target.from_dict(dict(provenance["target"]))
-    sets = _gene_sets(provenance, panel)
-    return tidy_scores(*score_section(section, rows, predictions, panel, target, gene_sets=sets, layer=layer))
+    sets, counts = _gene_sets(provenance, panel), read_counts(section, layer)
+    return tidy_scores(*score_section(section, counts, rows, predictions, panel, target, gene_sets=sets))
 
 
 def _gene_sets(provenance: dict[str, Any], panel: Sequence[str]) -> dict[str, list[str]]:

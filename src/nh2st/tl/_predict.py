@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from nh2st._arguments import at_least_one
 from nh2st._device import InferencePrecision
 from nh2st._docs import documented
 from nh2st._estimators import Encoding, Source
-from nh2st._expression import has_counts, match_panel
+from nh2st._expression import PanelMatch, has_counts
 from nh2st._inference import check_place
 from nh2st._keys import PREDICTION
 from nh2st._results import Kind, check_replaceable
@@ -74,8 +74,6 @@ def predict(
         else the first pretrained one; the log says which.
     key_added
         Name of the layer.
-    overwrite
-        Replace what is there under this name and is not a prediction of this package, with all that belongs to it.
     baselines
         Also predict with the ridge baseline of the model, for :func:`nh2st.tl.evaluate`. Where absent, this is done
         where the table holds counts of the panel.
@@ -94,7 +92,11 @@ def predict(
     client
         A ``dask.distributed.Client``, whose workers share the work: each loads the model once, and reads the images
         itself, which therefore are to be where all workers see them. Pieces of lost workers are done again.
-    %(selection)s
+    %(sections)s
+    %(spots)s
+    overwrite
+        Replace what is there under this name and is not a prediction of this package, with all that belongs to it.
+    %(elements)s
 
     Returns
     -------
@@ -144,19 +146,19 @@ def predict(
         overwrite=overwrite,
     ):
         found = find_sections(data, Selection(sections, spots, table_key, image_key, shapes_key, coordinate_system))
-        _check(found, chosen, key_added, overwrite=overwrite)
+        matches = _matches(found, chosen, key_added, overwrite=overwrite)
         scales = [resolve_mpp(section, scale) for section in found]
         _compare_with_training(found, scales, chosen)
         patch_um = chosen.patch_um or float(chosen.patch_px)
         windows = windows_of(found, patch_um=patch_um, patch_px=chosen.patch_px, mpp=scales)
-        with_ridge = _wants_ridge(found, chosen, baselines)
+        with_ridge = _wants_ridge(found, chosen, baselines, matches)
         encoding = Encoding(device, precision, batch_size, client)
         predicted = chosen.estimator.predict_all(chosen, Source(found, windows), encoding, ridge=any(with_ridge))
         predicted = [
             values if ridge else replace(values, ridge=None)
             for values, ridge in zip(predicted, with_ridge, strict=True)
         ]
-        record_predictions(found, chosen, key_added, predicted, scales, meant)
+        record_predictions(found, chosen, key_added, predicted, scales, meant, matches)
 
 
 def _resolve_model(model: object, data: ImageData) -> Model:
@@ -197,14 +199,17 @@ def _resolve_scale(model: Model, mpp: Mpp) -> Mpp:
     return "native" if model.patch_um is None else mpp
 
 
-def _check(sections: Sequence[Section], model: Model, key: str, *, overwrite: bool) -> None:
+def _matches(sections: Sequence[Section], model: Model, key: str, *, overwrite: bool) -> dict[int, PanelMatch]:
+    """Where the model's genes are in each table (by its id), after all checks of what is to be written."""
     tables = tables_of(sections)
     check_replaceable(tables, key, Kind.PREDICTIONS, overwrite=overwrite)
-    for table in tables:
-        if missing := check_panel(table, model).missing:
+    matches = {id(table): check_panel(table, model) for table in tables}
+    for match in matches.values():
+        if missing := match.missing:
             logger.info(
                 "%d genes of the model are not in the table; their predictions are in obsm[%r].", len(missing), key
             )
+    return matches
 
 
 def _compare_with_training(sections: Sequence[Section], scales: Sequence[float | str], model: Model) -> None:
@@ -220,15 +225,16 @@ def _compare_with_training(sections: Sequence[Section], scales: Sequence[float |
     warn_of_differences([sections[number] for number in new], [scales[number] for number in new], model)
 
 
-def _wants_ridge(sections: Sequence[Section], model: Model, baselines: bool | None) -> list[bool]:
+def _wants_ridge(
+    sections: Sequence[Section], model: Model, baselines: bool | None, matches: Mapping[int, PanelMatch]
+) -> list[bool]:
     if baselines and model.baselines is None:
         msg = "The model carries no baselines; leave `baselines=` out."
         raise ValueError(msg)
     if model.baselines is None or baselines is False:
         return [False] * len(sections)
-    return [bool(baselines) or _has_counts(section, model) for section in sections]
+    return [bool(baselines) or _has_counts(section, matches[id(section.adata)]) for section in sections]
 
 
-def _has_counts(section: Section, model: Model) -> bool:
-    genes = match_panel(section.adata, model.genes).names
-    return has_counts(section.adata, section.rows[:_ROWS_LOOKED_AT], genes)
+def _has_counts(section: Section, match: PanelMatch) -> bool:
+    return has_counts(section.adata, section.rows[:_ROWS_LOOKED_AT], match.names)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from nh2st._expression import Target, log_scaled, match_panel, read_counts
+from nh2st._expression import Counts, Target, log_scaled, match_panel
 from nh2st._keys import RAW, SMOOTHED
 from nh2st._metrics import Truth, noise_ceiling, score, ssim_windows
 from nh2st._sections import Spots
@@ -21,13 +21,13 @@ _LABELS = ["section", "gene", "model", "truth"]
 
 def score_section(
     section: Spots,
+    counts: Counts,
     rows: np.ndarray,
     predictions: Mapping[str, np.ndarray],
     panel: Sequence[str],
     target: Target,
     *,
     gene_sets: Mapping[str, Sequence[str]] | None = None,
-    layer: str | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score the predictions of several models for the spots of one section, on raw and on smoothed truth.
 
@@ -35,6 +35,8 @@ def score_section(
     ----------
     section
         Spots of the section.
+    counts
+        Their counts.
     rows
         Positions within the section of the spots that are scored, shape (n,). The truth is smoothed over all spots of
         the section.
@@ -46,8 +48,6 @@ def score_section(
         Definition of what was predicted.
     gene_sets
         Genes of the panel that were chosen on training sections, by the name of the set.
-    layer
-        Layer that holds the counts; ``layers["counts"]`` where there is one, else ``X``, where absent.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def score_section(
     columns = _columns(section, panel)
     there = np.flatnonzero(columns >= 0)
     genes = [gene for gene, column in zip(panel, columns, strict=True) if column >= 0]
-    truths = _truths(section, rows, columns[there], target, layer)
+    truths = _truths(section, counts.matrix, rows, columns[there], target)
     _report_constant(section, genes, truths[RAW].values)
     by_gene, by_section = [], []
     for truth, measured in truths.items():
@@ -113,12 +113,11 @@ def nothing_in_common(panel: Sequence[str], where: str) -> str:
 
 
 def _truths(
-    section: Spots, rows: np.ndarray, columns: np.ndarray, target: Target, layer: str | None
+    section: Spots, counts: csr_matrix, rows: np.ndarray, columns: np.ndarray, target: Target
 ) -> dict[str, Truth]:
     if len(rows) < _LEAST_SPOTS:
         msg = f"Section {section.name!r} has {len(rows)} predicted spots; a correlation needs {_LEAST_SPOTS}."
         raise ValueError(msg)
-    counts = read_counts(section, layer).matrix
     if not counts.sum():
         msg = (
             f"Section {section.name!r} has no counts, so there is nothing to compare predictions with. Name the layer "

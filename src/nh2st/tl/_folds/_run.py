@@ -85,8 +85,9 @@ class FoldRunner:
         """Tidy scores of each section, over those of its spots that are tested."""
         section = self._data.section[fold.test]
         frames = []
-        tested = self._data.members(fold.test).sections
-        for member, number in zip(tested, np.unique(section), strict=True):
+        tested = self._data.members(fold.test)
+        pairs = zip(tested.sections, tested.counts, strict=True)
+        for (member, counts), number in zip(pairs, np.unique(section), strict=True):
             rows = section == number
             if rows.sum() < _LEAST_SPOTS:
                 logger.warning("Section %r has %d spots in this fold: too few for scores.", member.name, rows.sum())
@@ -94,6 +95,6 @@ class FoldRunner:
             part = {name: values[rows] for name, values in predictions.items()}
             target = self._asked.target_definition
             here = np.arange(len(member.rows))
-            scored = score_section(member, here, part, panel, target, gene_sets=chosen, layer=self._data.layer)
+            scored = score_section(member, counts, here, part, panel, target, gene_sets=chosen)
             frames.append(tidy_scores(*scored))
         return pd.concat(frames, ignore_index=True)

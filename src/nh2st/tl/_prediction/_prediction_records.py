@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from nh2st._device import InferencePrecision
 from nh2st._estimators import Predicted
-from nh2st._expression import match_panel
+from nh2st._expression import PanelMatch
 from nh2st._keys import RIDGE_SUFFIX, STD_SUFFIX, TRAINING, TRAINING_MEAN_SUFFIX
 from nh2st._results import (
     Kind,
@@ -111,13 +111,17 @@ def record_predictions(
     predicted: Sequence[Predicted],
     scales: Sequence[float | str],
     precision: InferencePrecision,
+    matches: Mapping[int, PanelMatch],
 ) -> None:
-    """Write predictions of network and ridge, their standard deviations, training means and provenance into tables."""
+    """Write predictions of network and ridge, their standard deviations, training means and provenance into tables.
+
+    `matches` say where the model's genes are in each table, by its id.
+    """
     for table in tables_of(sections):
         mine = [number for number, section in enumerate(sections) if section.adata is table]
         regions = [sections[number].region for number in mine]
         rows = [sections[number].rows for number in mine]
-        genes = match_panel(table, model.genes).names
+        genes = matches[id(table)].names
         earlier = _earlier_results(table, key, model, regions)
         record = records_of(table).get(key, {}) if earlier else {}
         make_room(table, key, Kind.PREDICTIONS)

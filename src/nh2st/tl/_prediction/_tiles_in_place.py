@@ -14,9 +14,8 @@ from nh2st._keys import TILES_TABLE
 from nh2st._results import places_of
 from nh2st._sections import ImageData, ImageKey, Mpp, objects_of
 from nh2st._settings import logger
-from nh2st._tissue import laid_tiles, with_genes
+from nh2st._tissue import laid_tiles, lay_tiles, with_genes
 from nh2st.models import Model
-from nh2st.pp._tissue_tiles import lay_tiles
 
 
 @contextmanager

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 
 from nh2st._arguments import at_least_one, not_negative, positive
+from nh2st._device import Precision
 from nh2st._estimators import Estimator, estimator_named
 from nh2st._expression import Target
 from nh2st._keys import ENCODER, VARIANT
@@ -17,6 +18,28 @@ from nh2st._sections import NATIVE, Mpp
 from nh2st.models import Model
 from nh2st.nn import NetworkConfig
 from nh2st.tl._training._schedule import Schedule
+
+
+class TrainingOptions(TypedDict, total=False):
+    """Settings of :func:`nh2st.tl.train` that :func:`nh2st.tl.cross_validate` takes too."""
+
+    variant: str | None
+    encoder: str
+    encoder_weights: str | Path | None
+    network: Mapping[str, Any] | None
+    fine_tune: Literal["all", "none"] | int | None
+    patch_um: float
+    patch_px: int
+    mpp: Mpp
+    max_epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    stain_jitter: float
+    patience: int
+    compile: bool
+    device: str
+    precision: Precision
+
 
 _ARGUMENTS = {"variant": "variant", "encoder": "encoder", "patch_px": "patch_px", "n_genes": "genes"}
 """Fields of the network's configuration that are arguments of their own."""
