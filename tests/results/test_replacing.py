@@ -57,7 +57,7 @@ def write(model):
 def belongs_to(name, key):
     """Whether an entry is of this name, or of something beside it."""
     entry = name.split("/")[1]
-    another = key == "folds_ridge" and entry.startswith("folds_ridge_context")
+    another = key == "folds_ridge" and entry.startswith(("folds_ridge_context", "folds_ridge_neighbours"))
     return entry == key or (entry.startswith(f"{key}_") and not another)
 
 
