@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import nh2st as nh
-from nh2st._estimators import Encoding, estimator_named
+from nh2st._estimators import Encoding, Source, estimator_named
 from nh2st._estimators._linear import LinearNetwork
 from nh2st._estimators._linear_fit import inner_folds
 from nh2st._sections import find_sections, windows_of
@@ -28,7 +28,7 @@ def read(made, name: str) -> np.ndarray:
     _, sections, windows, encoder = made
     estimator = estimator_named(name)
     network = LinearNetwork(estimator.configure(n_genes=1), encoder, 0)
-    return estimator.read(network, sections, windows, Encoding("cpu", "32")).values
+    return estimator.read(network, Source(sections, windows), Encoding("cpu", "32")).values
 
 
 def test_inputs_are_those_of_the_images(made, tmp_path):

@@ -12,7 +12,14 @@ from anndata import AnnData
 from nh2st._docs import documented
 from nh2st._expression import Target, read_counts
 from nh2st._keys import MODEL, NAMESPACE, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
-from nh2st._results import check_evaluation, dense_columns, predicted_rows, provenance_of, write_evaluation
+from nh2st._results import (
+    check_evaluation,
+    companion_layer,
+    dense_columns,
+    predicted_rows,
+    provenance_of,
+    write_evaluation,
+)
 from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
 from nh2st._settings import logger
 from nh2st.tl._section_scores import nothing_in_common, score_section, tidy_scores
@@ -158,8 +165,8 @@ def _predictions(section: Spots, rows: np.ndarray, key: str, panel: Sequence[str
         return every
 
     predictions = {MODEL: spread_out(dense_columns(table, key, used, genes))}
-    if f"{key}_{RIDGE_SUFFIX}" in table.layers:
-        ridge = dense_columns(table, f"{key}_{RIDGE_SUFFIX}", used, genes)
+    if layer_of_ridge := companion_layer(table, key, RIDGE_SUFFIX):
+        ridge = dense_columns(table, layer_of_ridge, used, genes)
         if np.isfinite(ridge).all():
             predictions[RIDGE_SUFFIX] = spread_out(ridge)
     if f"{key}_{TRAINING_MEAN_SUFFIX}" in table.var:
