@@ -6,8 +6,8 @@ import numpy as np
 
 
 def not_negative(name: str, value: float) -> float:
-    """Give the value back if it is 0 or more."""
-    if not value >= 0:
+    """Give the value back if it is 0 or more, and finite."""
+    if not 0 <= value < np.inf:
         msg = f"{name} must be 0 or more, not {value}."
         raise ValueError(msg)
     return value

@@ -208,6 +208,19 @@ def test_weights_that_are_missing(file, name):
         nh.models.load(file)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["network.head.1.bias", "network.encoder.", "baselines.mean"])
+def test_weights_that_are_not_finite(file, part, value):
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.startswith(part) and tensors[name].is_floating_point())
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, file, metadata=metadata)
+    with pytest.raises(ValueError, match=f"cannot be used: its weights hold NaN or infinite values, first in '{name}'"):
+        nh.models.load(file)
+
+
 def test_file_has_the_permissions_of_any_other(file, tmp_path):
     other = tmp_path / "other"
     other.touch()

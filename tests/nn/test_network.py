@@ -236,3 +236,15 @@ def test_import_pulls_no_data_libraries():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["mse_weight", "query_weight", "temperature", "mlp_ratio", "dropout"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_of_the_configuration_are_finite(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number, not {value}"):
+        nn_.NetworkConfig(n_genes=3, **{name: value})
+
+
+def test_sides_of_patches_are_finite():
+    with pytest.raises(ValueError, match="patch_scales must be positive numbers"):
+        nn_.NetworkConfig.for_variant("context", n_genes=3, patch_scales=(1.0, float("nan")))

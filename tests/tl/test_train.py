@@ -210,3 +210,24 @@ def test_messages_follow_verbosity(make_sdata, train, caplog):
     train(make_sdata(side=3))
     assert "Epoch 1: loss" in caplog.text
     assert {record.levelno for record in caplog.records} == {logging.INFO, logging.WARNING}
+
+
+@pytest.mark.parametrize("variant", ["paper", "context"])
+def test_training_that_diverges_is_an_error(make_sdata, train, train_context, unchanged, tmp_path, variant):
+    sdata, run = make_sdata(), {"paper": train, "context": train_context}[variant]
+    settings = {"learning_rate": 1e30, "max_epochs": 3, "checkpoint_dir": tmp_path}
+    with (
+        unchanged(sdata),
+        pytest.raises(FloatingPointError, match=r"Training diverged in epoch \d.*`learning_rate=`.*1e\+30"),
+    ):
+        run(sdata, **settings)
+    if (tmp_path / "best.safetensors").exists():
+        model = nh.models.load(tmp_path / "best.safetensors")
+        assert all(value.isfinite().all() for value in model.tensors().values())
+
+
+def test_numbers_that_are_not_finite_are_refused(make_sdata, train, unread):
+    with pytest.raises(ValueError, match="mse_weight must be a finite number, not nan"):
+        train(make_sdata(), network={"mse_weight": float("nan")})
+    with pytest.raises(ValueError, match="stain_jitter must be"):
+        train(make_sdata(), stain_jitter=float("inf"))

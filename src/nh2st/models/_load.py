@@ -14,7 +14,7 @@ from nh2st._estimators import Baselines, Estimator, estimator_named
 from nh2st._expression import Target
 from nh2st._settings import logger
 from nh2st.models._file import read_file
-from nh2st.models._model import Model, under
+from nh2st.models._model import Model, not_finite, under
 from nh2st.models._registry import find_file, is_name, registry
 from nh2st.nn import Encoder, NetworkConfig, create_encoder
 
@@ -69,6 +69,12 @@ def load(name_or_path: str | Path) -> Model:
     """
     path = _path_of(name_or_path)
     header, tensors = read_file(path)
+    if wrong := not_finite(tensors):
+        msg = (
+            f"{path} cannot be used: its weights hold NaN or infinite values, first in {wrong!r}. The training that it "
+            "comes from has diverged, or the file is damaged."
+        )
+        raise ValueError(msg)
     try:
         with _same_start():
             return _build(header, tensors, path)

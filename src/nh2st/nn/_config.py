@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -113,6 +114,11 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patch_scales", tuple(float(scale) for scale in self.patch_scales))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                msg = f"{field.name} must be a finite number, not {value}."
+                raise ValueError(msg)
         for name, allowed in _CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 msg = f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}."
@@ -134,7 +140,7 @@ class NetworkConfig:
         if self.temperature <= 0:
             msg = f"temperature must be positive, not {self.temperature}."
             raise ValueError(msg)
-        if not self.patch_scales or min(self.patch_scales) <= 0:
+        if not self.patch_scales or not all(0 < scale < math.inf for scale in self.patch_scales):
             msg = f"patch_scales must be positive numbers, at least one, not {self.patch_scales}."
             raise ValueError(msg)
         self._check_variant()

@@ -152,6 +152,8 @@ def train(
         If the input does not fit together; all of it is checked before long work starts.
     RuntimeError
         If a device is not there.
+    FloatingPointError
+        If training diverges; the message names the best model so far, if there is one.
     torch.OutOfMemoryError
         If the memory of a GPU does not suffice for the batches, nor for half of them.
 

@@ -87,6 +87,7 @@ class NetworkTraining(L.LightningModule):
         spots, loss, *terms = self._sum(torch.stack(self._steps)).cpu().T
         sums = torch.stack([loss / self.trainer.world_size * spots, *terms]).sum(dim=1)
         means = dict(zip(("loss", *_TERMS), (sums / spots.sum()).tolist(), strict=True))
+        self._check_finite(means["loss"])
         row = {"epoch": self.current_epoch, **means, **self._validation}
         self.history.append(row)
         validation = f", validation PCC {row['val_pearson']:.3f}" if "val_pearson" in row else ""
@@ -98,6 +99,23 @@ class NetworkTraining(L.LightningModule):
             f", MSE {row['mse']:.3f}" if self.schedule.early_stopping else "",
             validation,
         )
+
+    def _check_finite(self, loss: float) -> None:
+        """Stop a training that has diverged, before its weights are kept.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss or a weight is NaN or infinite.
+        """
+        state = self.network.state_dict().values()
+        if np.isfinite(loss) and all(bool(value.isfinite().all()) for value in state if value.is_floating_point()):
+            return
+        msg = (
+            f"Training diverged in epoch {self.current_epoch + 1}: the loss is {loss:.3g}, or a weight is not finite. "
+            f"Lower `learning_rate=`, which is {self.schedule.learning_rate:g}."
+        )
+        raise FloatingPointError(msg)
 
     def _which_spots(self) -> str:
         return " without the validation spots" if self._data.validation.any() else " with all spots"
