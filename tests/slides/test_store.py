@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,40 @@ def test_a_failure_leaves_the_earlier_store(store, make_sdata, monkeypatch):
     monkeypatch.setattr(SpatialData, "write", fail)
     with pytest.raises(OSError, match="No space left"):
         write_store(make_sdata(("B",)), store)
+    assert list(store.parent.iterdir()) == [store]
+    assert "A" in read_zarr(store).shapes
+
+
+def test_what_appears_while_the_result_is_written_stays(tmp_path, make_sdata):
+    target = tmp_path / "out.zarr"
+    check = partial(check_target, target, tmp_path / "slide.svs", overwrite=False)
+
+    def late() -> None:
+        target.mkdir()
+        (target / "thesis.txt").write_text("precious")
+        check()
+
+    with pytest.raises(FileExistsError, match=r"it is not replaced.* What was computed is in ") as caught:
+        write_store(make_sdata(("A",)), target, late)
+    assert (target / "thesis.txt").read_text() == "precious"
+    (kept,) = set(tmp_path.iterdir()) - {target}
+    assert str(kept) in str(caught.value)
+    assert "A" in read_zarr(kept).shapes
+
+
+def test_an_interruption_between_old_and_new_loses_neither(store, make_sdata, monkeypatch):
+    rename, taken = Path.rename, []
+
+    def interrupted(self: Path, other: Path) -> Path:
+        if self.name == "new":
+            raise KeyboardInterrupt
+        taken.append(self)
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_store(make_sdata(("B",)), store)
+    assert len(taken) == 2
     assert list(store.parent.iterdir()) == [store]
     assert "A" in read_zarr(store).shapes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,13 @@ def run(slide: Path, model: str, out: Path, *, with_image: bool, overwrite: bool
 
     Without its image, the result holds the spots or tiles, and the tables.
     """
-    check_target(out, slide, overwrite=overwrite)
+    check = partial(check_target, out, slide, overwrite=overwrite)
+    check()
     loaded = nh.models.load(model)
     sdata = read_slide(slide)
     nh.tl.predict(sdata, loaded, **settings)
     _keep_scale(sdata, settings["mpp"], settings["image_key"])
-    write_store(sdata if with_image else _without_images(sdata), out)
+    write_store(sdata if with_image else _without_images(sdata), out, check)
     for name, table in sdata.tables.items():
         if PREDICTION in table.layers:
             click.echo(f"{out}: {len(loaded.genes)} genes predicted for {table.n_obs} spots of table {name!r}.")

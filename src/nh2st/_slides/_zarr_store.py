@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from spatialdata import SpatialData
@@ -46,13 +48,46 @@ def check_target(target: Path, source: Path, *, overwrite: bool) -> None:
         raise FileExistsError(msg)
 
 
-def write_store(sdata: SpatialData, target: Path) -> None:
-    """Write under a temporary name beside the target and rename; an earlier store there goes only then."""
+def write_store(sdata: SpatialData, target: Path, check: Callable[[], None] | None = None) -> None:
+    """Write under a temporary name beside the target and rename; an earlier store there goes only then.
+
+    Where `check` refuses what has come to stand there meanwhile, the new store is kept beside it.
+
+    Raises
+    ------
+    FileExistsError
+        What `check` raises, with the place of what was computed.
+    """
     target = target.resolve()
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="zarr v3 autosharding")
-            sdata.write(Path(folder) / "new")
-        if target.exists():
-            target.rename(Path(folder) / "old")
-        (Path(folder) / "new").rename(target)
+            sdata.write(folder / "new")
+        try:
+            if check is not None:
+                check()
+        except FileExistsError as error:
+            kept = target.with_name(f"{target.stem}-{folder.name.rpartition('.')[2]}{target.suffix}")
+            (folder / "new").rename(kept)
+            msg = f"{error} What was computed is in {kept}."
+            raise FileExistsError(msg) from error
+        _exchange(folder / "new", target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _exchange(new: Path, target: Path) -> None:
+    """Put a store in the place of another, which comes back where that fails."""
+    if not target.exists():
+        new.rename(target)
+        return
+    # Outside of the temporary folder, so that an interruption here loses neither.
+    old = target.with_name(f"{new.parent.name}.old")
+    target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old) if old.is_dir() else old.unlink()
