@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from nh2st._estimators._columns import with_neighbors
 from nh2st._estimators._context_labels import LEAST_SPOTS, with_labels
 from nh2st._estimators._encodings import context_features
 from nh2st._estimators._images import Features, Tokens
-from nh2st._estimators._interface import Encoding, Estimator, FeaturesOf, Predicted, Run, Source
+from nh2st._estimators._interface import Encoding, Estimator, FeaturesOf, ModelLike, Predicted, Run, Source
 from nh2st._estimators._training_spots import TrainingSpots
 from nh2st._keys import MAX_EPOCHS
 from nh2st._settings import logger
@@ -27,7 +27,6 @@ from nh2st.nn import ContextNetwork, NetworkConfig, Prediction, collate
 
 if TYPE_CHECKING:
     from nh2st._sections import Section
-    from nh2st.models import Model
 
 _BATCH = 4096
 _SPOTS_OF_COMPONENTS = 20_000
@@ -59,7 +58,9 @@ class ContextEstimator(Estimator):
         scales = context_features(network, source, encoding)
         return Features(np.concatenate([np.concatenate(features) for features in scales], axis=1))
 
-    def fit(self, start: Model, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None) -> Model:
+    def fit(
+        self, start: ModelLike, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None
+    ) -> Any:
         """Train without the validation spots, for the history and the size of the errors, then on all spots.
 
         As many epochs each time, as every spot counts where there are few. Of spots that are not among the rows the
@@ -91,7 +92,9 @@ class ContextEstimator(Estimator):
             mean[part], std[part] = (values.float().cpu().numpy() for values in prediction)
         return Predicted(mean, std=std)
 
-    def predict_all(self, model: Model, source: Source, encoding: Encoding, *, ridge: bool = False) -> list[Predicted]:
+    def predict_all(
+        self, model: ModelLike, source: Source, encoding: Encoding, *, ridge: bool = False
+    ) -> list[Predicted]:
         """Encode all patches, keeping components alone, then predict spots with their neighbourhoods."""
         network = model.network
         tokens = [np.zeros((len(part), network.config.components), dtype=np.float32) for part in source.windows]
@@ -176,7 +179,7 @@ def _fit_components(network: ContextNetwork, spots: TrainingSpots, rows: np.ndar
     network.reduction.fit(features, [np.flatnonzero(np.isin(section, chosen)) for section in sections])
 
 
-def _calibrate(start: Model, run: Run) -> list[dict[str, float]]:
+def _calibrate(start: ModelLike, run: Run) -> list[dict[str, float]]:
     """Train without the validation spots; set the size of the errors there, and give back the history."""
     spots = run.spots
     with tempfile.TemporaryDirectory(prefix="nh2st-") as folder:

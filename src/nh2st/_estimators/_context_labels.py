@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from nh2st._estimators._interface import ModelLike
 from nh2st._estimators._training_spots import TrainingSpots
-
-if TYPE_CHECKING:
-    from nh2st.models import Model
 
 LEAST_SPOTS = 10
 """In a section with fewer training spots, their standard deviation says little."""
 
 
-def with_labels(model: Model, spots: TrainingSpots, training: np.ndarray) -> TrainingSpots:
+def with_labels(model: ModelLike, spots: TrainingSpots, training: np.ndarray) -> TrainingSpots:
     """Spots with their standardised expression and, for count likelihoods, what is expected of the counts.
 
     Only the boolean `training` (n,) spots get labels; nothing is known of others.

@@ -14,7 +14,8 @@ from nh2st._estimators._linear import (
     RidgeEstimator,
     TrainingMeanEstimator,
 )
-from nh2st._estimators._paper import LinearHeadEstimator, PaperEstimator
+from nh2st._estimators._linear_head import LinearHeadEstimator
+from nh2st._estimators._paper import PaperEstimator
 
 ESTIMATORS: dict[str, Estimator] = {
     estimator.variant: estimator

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 
 from nh2st._device import InferencePrecision, resolve_device, resolve_precision
+from nh2st._estimators._baselines import Baselines
 from nh2st._estimators._images import SpotImages
 from nh2st._estimators._training_spots import TrainingSpots, joined_neighbors, section_numbers, unmeasured
+from nh2st._expression import Target
 from nh2st._patches import Windows, plan_windows
 from nh2st._space import neighborhood
 from nh2st.nn import Encoder, NetworkConfig
 
 if TYPE_CHECKING:
     from nh2st._sections import Section
-    from nh2st.models import Model
 
 
 FeaturesOf: TypeAlias = Callable[[Encoder], np.ndarray] | None
@@ -78,6 +79,16 @@ class Predicted:
     std: np.ndarray | None = None
 
 
+class ModelLike(Protocol):
+    """A model as far as estimators look into it: :class:`nh2st.models.Model`, which lies above them."""
+
+    network: Any
+    genes: list[str]
+    target: Target
+    baselines: Baselines | None
+    history: list[dict[str, float]]
+
+
 class Run(Protocol):
     """How and where a network is trained, whatever runs the loop."""
 
@@ -103,7 +114,7 @@ class Run(Protocol):
     def trial(self, folder: Path) -> Run:
         """The same in another folder, for a model that is not kept."""
 
-    def train(self, model: Model) -> Model:
+    def train(self, model: Any) -> Any:
         """Train the model's network, and give back the model with the best weights."""
 
 
@@ -158,7 +169,9 @@ class Estimator(ABC):
         """Read what the network takes of all patches."""
 
     @abstractmethod
-    def fit(self, start: Model, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None) -> Model:
+    def fit(
+        self, start: ModelLike, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None
+    ) -> Any:
         """Train on some of the spots and give back the model with the best weights.
 
         Parameters
@@ -179,7 +192,9 @@ class Estimator(ABC):
     def predict(self, network: Any, spots: TrainingSpots, rows: np.ndarray, encoding: Encoding) -> Predicted:
         """Predict the boolean `rows` (n,) among all spots, from what was read of them."""
 
-    def predict_all(self, model: Model, source: Source, encoding: Encoding, *, ridge: bool = False) -> list[Predicted]:
+    def predict_all(
+        self, model: ModelLike, source: Source, encoding: Encoding, *, ridge: bool = False
+    ) -> list[Predicted]:
         """Predict all spots of each section; with `ridge` also by the linear baseline of the model, if it has one."""
         sizes = [len(windows) for windows in source.windows]
         numbers = section_numbers(sizes)

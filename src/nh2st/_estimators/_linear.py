@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,13 +13,19 @@ from nh2st._estimators._colour_texture import N_STATISTICS, colour_texture
 from nh2st._estimators._columns import standardized_within, with_neighbors
 from nh2st._estimators._encodings import frozen_features
 from nh2st._estimators._images import Features
-from nh2st._estimators._interface import Encoding, Estimator, EstimatorConfig, FeaturesOf, Predicted, Run, Source
+from nh2st._estimators._interface import (
+    Encoding,
+    Estimator,
+    EstimatorConfig,
+    FeaturesOf,
+    ModelLike,
+    Predicted,
+    Run,
+    Source,
+)
 from nh2st._estimators._linear_fit import fit_ridge, inner_folds
 from nh2st._estimators._training_spots import TrainingSpots
 from nh2st.nn import Encoder, NetworkConfig, create_encoder
-
-if TYPE_CHECKING:
-    from nh2st.models import Model
 
 
 class LinearNetwork(nn.Module):
@@ -78,12 +83,15 @@ class LinearEstimator(Estimator):
         features = [frozen_features(network.encoder, source, encoding.device, scale) for scale in scales]
         return Features(features[0] if len(features) == 1 else np.concatenate(features, axis=1))
 
-    def fit(self, start: Model, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None) -> Model:
+    def fit(
+        self, start: ModelLike, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None
+    ) -> Any:
         """Fit in closed form. Neighbours and sections are those of all spots, whose images are known."""
         spots = run.spots
         folds = inner_folds(spots.coordinates[rows], spots.group[rows], spots.section[rows])
         fitted = fit_ridge(self._columns_of(spots)[rows], spots.expression[rows], folds)
-        return replace(start, network=start.network.with_map(fitted.coefficients, fitted.intercept))
+        start.network = start.network.with_map(fitted.coefficients, fitted.intercept)
+        return start
 
     def predict(self, network: LinearNetwork, spots: TrainingSpots, rows: np.ndarray, encoding: Encoding) -> Predicted:
         return Predicted(network.predict(self._columns_of(spots)[rows]))

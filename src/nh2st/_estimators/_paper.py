@@ -1,10 +1,10 @@
-"""The published network, which predicts each patch by itself, and a linear head that is trained in the same way."""
+"""The published network, which predicts each patch by itself."""
 
 from __future__ import annotations
 
 import copy
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +13,20 @@ from torch import Tensor, nn
 from nh2st._device import autocast
 from nh2st._estimators._baselines import Baselines, fit_baselines
 from nh2st._estimators._images import FeatureMaps, Patches, SpotImages
-from nh2st._estimators._interface import Encoding, Estimator, EstimatorConfig, FeaturesOf, Predicted, Run, Source
+from nh2st._estimators._interface import (
+    Encoding,
+    Estimator,
+    FeaturesOf,
+    ModelLike,
+    Predicted,
+    Run,
+    Source,
+)
 from nh2st._estimators._training_spots import TrainingSpots
 from nh2st._inference import Job, maps_of, run
 from nh2st._patches import stack_patches
 from nh2st._settings import logger
 from nh2st.nn import NH2ST, Encoder, NetworkConfig
-
-if TYPE_CHECKING:
-    from nh2st.models import Model
 
 
 class PaperEstimator(Estimator):
@@ -49,7 +54,9 @@ class PaperEstimator(Estimator):
         network.cpu()
         return FeatureMaps(maps[0] if len(maps) == 1 else np.concatenate(maps))
 
-    def fit(self, start: Model, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None) -> Model:
+    def fit(
+        self, start: ModelLike, run: Run, rows: np.ndarray, *, new: bool = True, features: FeaturesOf = None
+    ) -> Any:
         spots = run.spots.take(rows)
         if features is not None:
             encoder = _encoder_before_training(start)
@@ -71,7 +78,9 @@ class PaperEstimator(Estimator):
         network.cpu()
         return Predicted(predicted)
 
-    def predict_all(self, model: Model, source: Source, encoding: Encoding, *, ridge: bool = False) -> list[Predicted]:
+    def predict_all(
+        self, model: ModelLike, source: Source, encoding: Encoding, *, ridge: bool = False
+    ) -> list[Predicted]:
         """Predict patch by patch while they are read; network and ridge see each patch in turn."""
         module = _PatchPrediction(model.network, model.baselines if ridge else None)
         job = Job(module, encoding.batch_size, encoding.device, encoding.precision, order="F")
@@ -80,18 +89,7 @@ class PaperEstimator(Estimator):
         return [Predicted(*rows[number]) for number in range(len(source.sections))]
 
 
-class LinearHeadEstimator(PaperEstimator):
-    """A linear layer on pooled features, trained with their encoder as the published network is."""
-
-    variant = "linear_head"
-    config_class = EstimatorConfig
-
-    def configure(self, **values: Any) -> NetworkConfig:
-        only_mse = {"variant": self.variant, "map_px": 1, "query_weight": 0.0, "neighbor_weight": 0.0}
-        return self.config_class.from_dict(only_mse | values)
-
-
-def _encoder_before_training(start: Model) -> Encoder:
+def _encoder_before_training(start: ModelLike) -> Encoder:
     """The encoder as it is before training; that of the earlier baselines where a model is fine-tuned."""
     if start.baselines is not None and start.baselines.encoder is not None:
         return start.baselines.encoder

@@ -72,9 +72,9 @@ def tissue(
     Examples
     --------
     >>> import nh2st as nh
-    >>> sdata = nh.datasets.synthetic(1, spots_per_side=6)
-    >>> nh.pp.tissue_tiles(sdata)
-    >>> nh.pl.tissue(sdata, save="tissue.png")  # doctest: +SKIP
+    >>> slide = nh.datasets.synthetic(1, spots_per_side=6)
+    >>> nh.pp.tissue_tiles(slide)
+    >>> nh.pl.tissue(slide, save="tissue.png")  # doctest: +SKIP
     """
     path = check_path(save)
     images = _images(data)

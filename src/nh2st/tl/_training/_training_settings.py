@@ -23,22 +23,22 @@ from nh2st.tl._training._schedule import Schedule
 class TrainingOptions(TypedDict, total=False):
     """Settings of :func:`nh2st.tl.train` that :func:`nh2st.tl.cross_validate` takes too."""
 
-    variant: str | None
-    encoder: str
-    encoder_weights: str | Path | None
-    network: Mapping[str, Any] | None
-    fine_tune: Literal["all", "none"] | int | None
-    patch_um: float
-    patch_px: int
-    mpp: Mpp
-    max_epochs: int | None
     batch_size: int | None
-    learning_rate: float | None
-    stain_jitter: float
-    patience: int
     compile: bool
     device: str
+    encoder: str
+    encoder_weights: str | Path | None
+    fine_tune: Literal["all", "none"] | int | None
+    learning_rate: float | None
+    max_epochs: int | None
+    mpp: Mpp
+    network: Mapping[str, Any] | None
+    patch_px: int
+    patch_um: float
+    patience: int
     precision: Precision
+    stain_jitter: float
+    variant: str | None
 
 
 _ARGUMENTS = {"variant": "variant", "encoder": "encoder", "patch_px": "patch_px", "n_genes": "genes"}
