@@ -60,6 +60,9 @@ class LinearEstimator(Estimator):
     """Sides of the patches that are looked at, as multiples of the patch size."""
 
     def configure(self, **values: Any) -> NetworkConfig:
+        if unused := sorted(values.keys() - {"n_genes", "encoder", "patch_px"}):
+            msg = f"{self.variant!r} has no settings of a network ({', '.join(unused)}): leave `network=` out."
+            raise ValueError(msg)
         return self.config_class.from_dict({"variant": self.variant, "patch_scales": self.patch_scales, **values})
 
     def check_fine_tune(self, fine_tune: str | int | None) -> None:

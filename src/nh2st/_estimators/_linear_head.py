@@ -16,5 +16,7 @@ class LinearHeadEstimator(PaperEstimator):
     config_class = EstimatorConfig
 
     def configure(self, **values: Any) -> NetworkConfig:
+        # What the published network refuses is refused here too.
+        NetworkConfig.for_variant("paper", **values)
         only_mse = {"variant": self.variant, "map_px": 1, "query_weight": 0.0, "neighbor_weight": 0.0}
         return self.config_class.from_dict(only_mse | values)

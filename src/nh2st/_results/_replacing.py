@@ -149,7 +149,7 @@ def remove(table: AnnData, key: str) -> None:
                 remove(table, name)
     if kind is Kind.FOLDS_BASELINE:
         for run in (other for other in records.values() if kind_of(other) is Kind.FOLDS):
-            run[MEMBERS] = [str(name) for name in run[MEMBERS] if name != key]
+            run[MEMBERS] = [str(name) for name in run.get(MEMBERS, []) if name != key]
 
 
 def _take_from(table: AnnData, owner: str, place: Place) -> None:

@@ -26,7 +26,7 @@ def train(
     *,
     genes: int | Sequence[str] | None = None,
     target: Literal["default", "paper"] = "default",
-    variant: Literal["context", "paper"] | None = None,
+    variant: str | None = None,
     encoder: str = ENCODER,
     encoder_weights: str | Path | None = "pretrained",
     network: Mapping[str, Any] | None = None,
@@ -78,6 +78,7 @@ def train(
     variant
         Which network: ``"context"`` (:class:`nh2st.nn.ContextNetwork`), an ensemble that predicts from a spot and its
         neighbours with an encoder that stays as it is, or ``"paper"`` (:class:`nh2st.nn.NH2ST`), the published one.
+        Baselines can be trained too, such as ``"linear_head"`` or ``"ridge_context"``, which has no epochs.
         Where absent, that of `init_from`, else ``"context"``.
     encoder
         Name of an image encoder (:func:`nh2st.models.encoders`); for ``"paper"`` a convolutional one.

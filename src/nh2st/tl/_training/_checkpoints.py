@@ -26,6 +26,7 @@ _SAME_SETTINGS = (
     "learning_rate",
     "stain_jitter",
     "fine_tune",
+    "encoder_weights",
     "seed",
     "world_size",
 )
@@ -100,9 +101,12 @@ def check_same_run(model: Model, folder: Path) -> None:
 
 
 def keep_model(model: Model, folder: Path | None) -> None:
-    """Write a model into the folder of its run, where no training loop did."""
-    if folder is not None and not (folder / BEST_MODEL).exists():
-        model.save(folder / BEST_MODEL)
+    """Write a model into the folder of its run, where no training loop did; what an earlier run left there goes."""
+    if folder is None:
+        return
+    path = folder / BEST_MODEL
+    if not path.exists() or load(path).sha256 != model.sha256:
+        model.save(path)
 
 
 class KeepBest(Checkpoint):

@@ -52,7 +52,8 @@ class TrainingSession:
         logger.info("Checkpoints are kept in %s.", folder)
         features = partial(training.features, size)
         model = start.estimator.fit(start, run, training.everything, new=self.source is None, features=features)
-        keep_model(model, folder)
+        if self.process.rank == 0:
+            keep_model(model, folder)
         if folder is not None and checkpoint_dir is None and resume_from is None:
             shutil.rmtree(folder)
         return model
