@@ -180,12 +180,12 @@ def test_masked_spots_and_other_sections_are_nan(make_sdata, embed):
 
 
 def test_several_objects(make_sdata, embed):
-    one, other = make_sdata(("A",)), make_sdata(("A",), side=3, seed=1)
-    embed({"one": one, "other": other})
-    assert one["table"].obsm[KEY].shape[0] == 25
-    assert other["table"].obsm[KEY].shape[0] == 9
-    one["table"].uns["nh2st"][KEY]["patch_px"] = 0
-    assert other["table"].uns["nh2st"][KEY]["patch_px"] == PX
+    large, small = make_sdata(("A",)), make_sdata(("A",), side=3, seed=1)
+    embed({"one": large, "other": small})
+    assert large["table"].obsm[KEY].shape[0] == 25
+    assert small["table"].obsm[KEY].shape[0] == 9
+    large["table"].uns["nh2st"][KEY]["patch_px"] = 0
+    assert small["table"].uns["nh2st"][KEY]["patch_px"] == PX
 
 
 def test_a_table_alone_has_no_image(make_sdata, embed):

@@ -44,6 +44,12 @@ def _full(build: Callable[..., SpatialData]) -> SpatialData:
 
 
 @pytest.fixture
+def encoder() -> dict[str, Any]:
+    """Settings of a tiny encoder."""
+    return dict(ENCODER)
+
+
+@pytest.fixture
 def model(make_sdata: Callable[..., SpatialData]) -> nh.models.Model:
     """A context model of six of eight genes, with baselines."""
     return _trained(make_sdata)

@@ -7,7 +7,6 @@ import pytest
 
 import nh2st as nh
 
-SMALL = {"encoder": "test_resnet", "encoder_weights": None, "patch_px": 32, "patch_um": 32.0, "device": "cpu"}
 BAD = {
     "a/b": "use letters",
     "../x": "use letters",
@@ -28,14 +27,14 @@ BAD = {
 
 
 @pytest.fixture
-def writers(model):
+def writers(model, encoder):
     return {
         "normalize": lambda data, key: nh.pp.normalize(data, key_added=key),
         "smooth": lambda data, key: nh.pp.smooth(data, layer="normal", key_added=key),
         "spatial_neighbors": lambda data, key: nh.pp.spatial_neighbors(data, key_added=key),
-        "embed": lambda data, key: nh.pp.embed(data, key_added=key, **SMALL),
+        "embed": lambda data, key: nh.pp.embed(data, key_added=key, **encoder),
         "predict": lambda data, key: nh.tl.predict(data, model, key_added=key, device="cpu"),
-        "cross_validate": lambda data, key: nh.tl.cross_validate(data, genes=["gene1"], key_added=key, **SMALL),
+        "cross_validate": lambda data, key: nh.tl.cross_validate(data, genes=["gene1"], key_added=key, **encoder),
     }
 
 

@@ -31,22 +31,21 @@ PLACES = {
 }
 WRITERS = tuple(PLACES)
 QUICK = ("normalized", "smoothed", "embedding", "predictions")
-SMALL = {"encoder": "test_resnet", "encoder_weights": None, "patch_px": 32, "patch_um": 32.0, "device": "cpu"}
 SCORES = "pearson spearman mse mae nrmse ssim auc moran_measured moran_predicted ceiling".split()
 TINY = {"network": {"width": 32, "components": 8, "members": 2}, "max_epochs": 1}
 
 
 @pytest.fixture
-def write(model):
+def write(model, encoder):
     """Write a result of some kind under some name."""
 
     def run(kind, data, key, **settings):
         calls = {
             "normalized": functools.partial(nh.pp.normalize, data),
             "smoothed": functools.partial(nh.pp.smooth, data, layer="normal"),
-            "embedding": functools.partial(nh.pp.embed, data, **SMALL),
+            "embedding": functools.partial(nh.pp.embed, data, **encoder),
             "predictions": functools.partial(nh.tl.predict, data, model, device="cpu"),
-            "cross-validation": functools.partial(nh.tl.cross_validate, data, genes=["gene1"], **SMALL, **TINY),
+            "cross-validation": functools.partial(nh.tl.cross_validate, data, genes=["gene1"], **encoder, **TINY),
         }
         torch.manual_seed(0)
         calls[kind](key_added=key, **settings)

@@ -190,11 +190,11 @@ def test_tiles_are_in_the_coordinate_systems_of_the_image():
 
 
 def test_several_images_are_one_region_each():
-    one, other = slide(), slide(PINK)[:450, :500]
+    large, small = slide(), slide(PINK)[:450, :500]
     sdata = SpatialData(
         images={
             key: Image2DModel.parse(pixels, dims=("y", "x", "c"), transformations={key: Identity()})
-            for key, pixels in (("one", one), ("other", other))
+            for key, pixels in (("one", large), ("other", small))
         },
         attrs={"nh2st": {"mpp": {"one": 4.0, "other": 8.0}}},
     )

@@ -66,6 +66,11 @@ def train() -> Callable[..., nh.models.Model]:
 
 
 @pytest.fixture
+def paper_settings() -> dict[str, Any]:
+    return tiny_settings()
+
+
+@pytest.fixture
 def context_settings() -> dict[str, Any]:
     return tiny_context()
 

@@ -15,14 +15,12 @@ import nh2st as nh
 from nh2st.nn import Encoder
 
 SECTIONS = ("A", "B", "C")
-ENCODER = {"encoder": "test_resnet", "encoder_weights": None, "patch_px": 32, "patch_um": 32.0, "device": "cpu"}
-PAPER = {"variant": "paper", "network": {"width": 32, "heads": 2, "dropout": 0.0}, "max_epochs": 1}
-TINY = ENCODER | PAPER | {"baselines": False}
 BASELINES = ["training_mean", "colour_texture", "ridge", "ridge_neighbours", "ridge_context"]
 
 
-def cross_validate(data: Any, **settings: Any) -> pd.DataFrame:
-    return nh.tl.cross_validate(data, **TINY | settings)
+@pytest.fixture
+def cross_validate(paper_settings: dict[str, Any]) -> Callable[..., pd.DataFrame]:
+    return lambda data, **settings: nh.tl.cross_validate(data, **paper_settings | {"baselines": False} | settings)
 
 
 def layer(sdata: SpatialData, key: str = "nh2st_cv") -> np.ndarray:
@@ -50,7 +48,7 @@ def genes(sdata: SpatialData) -> list[str]:
     return list(sdata["table"].var_names)
 
 
-def test_fold_equals_training_on_the_other_sections(sdata, train, by_gene):
+def test_fold_equals_training_on_the_other_sections(sdata, cross_validate, train, by_gene):
     frame = cross_validate(sdata, genes=5, seed=3)
     model = train(sdata, sections=["A", "C"], genes=5, seed=3)
     nh.tl.predict(sdata, model, sections=["B"])
@@ -66,7 +64,7 @@ def test_fold_equals_training_on_the_other_sections(sdata, train, by_gene):
         np.testing.assert_allclose(mine[metric], scores[metric].reindex(mine.index), atol=1e-4)
 
 
-def test_every_spot_is_tested_once(sdata, genes):
+def test_every_spot_is_tested_once(sdata, cross_validate, genes):
     frame = cross_validate(sdata, genes=genes)
     table = sdata["table"]
     assert list(frame.columns) == ["fold", "section", "gene", "model", "truth", "metric", "value"]
@@ -78,7 +76,7 @@ def test_every_spot_is_tested_once(sdata, genes):
     np.testing.assert_allclose(means.xs(True, level=1), means.xs(False, level=1))
 
 
-def test_counts_of_a_section_have_no_part_in_its_predictions(make_sdata):
+def test_counts_of_a_section_have_no_part_in_its_predictions(make_sdata, cross_validate):
     sdata, other = (make_sdata(SECTIONS, side=4) for _ in range(2))
     genes = list(sdata["table"].var_names)
     set_counts(other, lambda counts: counts.__setitem__(of(other, "C"), counts[of(other, "C")][::-1, ::-1]))
@@ -92,7 +90,7 @@ def test_counts_of_a_section_have_no_part_in_its_predictions(make_sdata):
         assert (np.abs(first - second).max(axis=1)[~of(sdata, "C")] > 1e-3).all()
 
 
-def test_panel_is_chosen_on_training_spots(sdata):
+def test_panel_is_chosen_on_training_spots(sdata, cross_validate):
     set_counts(sdata, lambda counts: counts.__setitem__((of(sdata, "C"), 7), 500))
     frame = cross_validate(sdata, genes=3)
     chosen = {fold: set(part["gene"]) - {""} for fold, part in frame.groupby("fold")}
@@ -105,7 +103,7 @@ def test_panel_is_chosen_on_training_spots(sdata):
     assert list(sdata["table"].uns["nh2st"]["nh2st_cv"]["folds"]["3"]["test_groups"]) == ["donor2"]
 
 
-def test_groups_are_joined_in_folds(make_sdata):
+def test_groups_are_joined_in_folds(make_sdata, cross_validate):
     sdata = make_sdata(("A", "B", "C", "D"), side=3)
     frame = cross_validate(sdata, genes=["gene0"], groups={"A": "p", "B": "q", "C": "p", "D": "r"}, n_folds=2)
     assert frame.groupby("fold")["section"].unique().map(set).to_dict() in (
@@ -114,7 +112,7 @@ def test_groups_are_joined_in_folds(make_sdata):
     )
 
 
-def test_several_donors_in_a_section(make_sdata):
+def test_several_donors_in_a_section(make_sdata, cross_validate):
     sdata = make_sdata(("A",), side=8)
     table = sdata["table"]
     table.obs["patient"] = np.where(table.obs["array_col"] < 4, "p", "q")
@@ -126,7 +124,7 @@ def test_several_donors_in_a_section(make_sdata):
     assert set(zip(frame["fold"], frame["section"], strict=True)) == {(1, "A"), (2, "A")}
 
 
-def test_single_donor_gives_spatial_blocks(make_sdata, caplog):
+def test_single_donor_gives_spatial_blocks(make_sdata, cross_validate, caplog):
     sdata = make_sdata(("A", "B"), side=8)
     frame = cross_validate(sdata, groups={"A": "p", "B": "p"}, n_folds=2, genes=["gene0", "gene1"], target="paper")
     assert "All spots are of one group (p)" in caplog.text
@@ -137,7 +135,7 @@ def test_single_donor_gives_spatial_blocks(make_sdata, caplog):
     assert set(frame["fold"]) == {1, 2}
 
 
-def test_smoothed_target_knows_no_test_spot(make_sdata):
+def test_smoothed_target_knows_no_test_spot(make_sdata, cross_validate):
     layers = []
     for change in (False, True):
         sdata = make_sdata(("A",), side=8)
@@ -152,7 +150,7 @@ def test_smoothed_target_knows_no_test_spot(make_sdata):
     assert (layers[0][~left][:, [0, 5]] != layers[1][~left][:, [0, 5]]).all()
 
 
-def test_patches_are_encoded_once_for_all_folds(sdata, genes, monkeypatch):
+def test_patches_are_encoded_once_for_all_folds(sdata, cross_validate, genes, monkeypatch):
     monkeypatch.setattr(nh.settings, "cache_limit", 0)
     encoded, forward = [], Encoder.forward
 
@@ -166,7 +164,7 @@ def test_patches_are_encoded_once_for_all_folds(sdata, genes, monkeypatch):
     assert np.isfinite(layer(sdata)).all()
 
 
-def test_settings_are_chosen_within_the_training_spots(make_sdata, caplog):
+def test_settings_are_chosen_within_the_training_spots(make_sdata, cross_validate, caplog):
     sdata = make_sdata(SECTIONS, side=3)
     settings = {"idle": {"learning_rate": 1e-9}, "learning": {"learning_rate": 1e-2, "max_epochs": 4}}
     shared = {"genes": ["gene0", "gene1", "gene5"], "fine_tune": "none"}
@@ -181,7 +179,7 @@ def test_settings_are_chosen_within_the_training_spots(make_sdata, caplog):
     np.testing.assert_allclose(nested[of(sdata, "B")], layer(sdata)[of(sdata, "B")], atol=1e-6)
 
 
-def test_what_is_written_is_read_by_others_and_survives_zarr(sdata, genes, tmp_path, by_gene):
+def test_what_is_written_is_read_by_others_and_survives_zarr(sdata, cross_validate, genes, tmp_path, by_gene):
     cross_validate(sdata, genes=genes[:4], baselines=True, settings={"a/b": {"learning_rate": 1e-4}})
     sdata.write(tmp_path / "sections.zarr")
     again = read_zarr(tmp_path / "sections.zarr")
@@ -201,11 +199,11 @@ def test_what_is_written_is_read_by_others_and_survives_zarr(sdata, genes, tmp_p
     "settings",
     [{"variant": "paper", "fine_tune": 1}, {"variant": "paper", "fine_tune": "none"}, {"variant": "context"}],
 )
-def test_fine_tuned_linear_head_is_the_published_network_without_its_losses(sdata, genes, settings):
-    chosen = TINY | settings
+def test_fine_tuned_linear_head_is_the_published_network_without_its_losses(sdata, cross_validate, genes, settings):
+    chosen = settings | {"genes": genes, "baselines": "fine-tuned"}
     if settings["variant"] == "context":
         chosen["network"] = {"components": 4, "members": 1, "patch_scales": [1.0], "width": 32, "heads": 2}
-    frame = nh.tl.cross_validate(sdata, **chosen | {"genes": genes, "baselines": "fine-tuned"})
+    frame = cross_validate(sdata, **chosen)
     given = layer(sdata, "nh2st_cv_linear_head")
 
     head = {"map_px": 1, "query_weight": 0.0, "neighbor_weight": 0.0}
@@ -216,7 +214,7 @@ def test_fine_tuned_linear_head_is_the_published_network_without_its_losses(sdat
     assert frame["model"].unique().tolist() == ["model", *BASELINES, "linear_head"]
 
 
-def test_further_baselines_are_named_in_any_order(sdata, genes):
+def test_further_baselines_are_named_in_any_order(sdata, cross_validate, genes):
     frame = cross_validate(sdata, genes=genes, baselines=["fine-tuned", "2x"])
     models = ["model", *BASELINES, "ridge_context_2x", "linear_head"]
     assert frame["model"].unique().tolist() == models
@@ -224,12 +222,12 @@ def test_further_baselines_are_named_in_any_order(sdata, genes):
 
 @pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("baselines", ["3x", ["2x", "ridge"], 2, None])
-def test_unknown_baselines(sdata, baselines):
+def test_unknown_baselines(sdata, cross_validate, baselines):
     with pytest.raises(ValueError, match="baselines must be True, False, or some of '2x', 'fine-tuned', not"):
         cross_validate(sdata, baselines=baselines)
 
 
-def test_earlier_results_are_replaced(sdata, genes):
+def test_earlier_results_are_replaced(sdata, cross_validate, genes):
     cross_validate(sdata, genes=genes, baselines=True)
     nh.tl.evaluate(sdata, "nh2st_cv")
     cross_validate(sdata, genes=genes[:2], groups={"A": "p", "B": "p", "C": "q"})
@@ -240,7 +238,7 @@ def test_earlier_results_are_replaced(sdata, genes):
     assert table.obs["nh2st_cv_fold"].astype(int).tolist() == [1] * 32 + [2] * 16
 
 
-def test_several_objects(make_sdata):
+def test_several_objects(make_sdata, cross_validate):
     objects = {name: make_sdata(("A",), side=3, seed=seed) for seed, name in enumerate("xyz")}
     for section in objects.values():
         section["table"].obs["good"] = section["table"].obs["instance_id"] != 4
@@ -251,7 +249,7 @@ def test_several_objects(make_sdata):
         np.testing.assert_array_equal(np.isnan(layer(section)[:, 1]), ~section["table"].obs["good"])
 
 
-def test_flagged_genes_are_used_with_a_warning(sdata, caplog):
+def test_flagged_genes_are_used_with_a_warning(sdata, cross_validate, caplog):
     nh.pp.select_genes(sdata, genes=["gene6", "gene1"])
     frame = cross_validate(sdata)
     assert set(frame["gene"]) == {"", "gene1", "gene6"}
@@ -291,7 +289,7 @@ def test_flagged_genes_are_used_with_a_warning(sdata, caplog):
         ({"device": "abc"}, ValueError, "device='abc' is unknown"),
     ],
 )
-def test_arguments_are_checked_before_pixels_are_read(sdata, unchanged, settings, error, message):
+def test_arguments_are_checked_before_pixels_are_read(sdata, cross_validate, unchanged, settings, error, message):
     table = sdata["table"]
     table.obs["own_fold"], table.obs["holes"] = 1, table.obs["donor"].astype(object)
     table.obs.iloc[[0, 4], -1] = np.nan
@@ -301,7 +299,7 @@ def test_arguments_are_checked_before_pixels_are_read(sdata, unchanged, settings
 
 
 @pytest.mark.usefixtures("unread")
-def test_test_section_without_genes_of_the_panel(make_sdata):
+def test_test_section_without_genes_of_the_panel(make_sdata, cross_validate):
     objects = [make_sdata(("A",), side=3, n_genes=number, seed=number) for number in (8, 8, 3)]
     with pytest.raises(ValueError, match="5 of the 8 genes chosen.*section '2.A', which is tested.*'gene.*`genes="):
         cross_validate(objects, groups={"0.A": "p", "1.A": "q", "2.A": "r"})

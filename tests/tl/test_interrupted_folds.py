@@ -13,9 +13,10 @@ from spatialdata import SpatialData
 
 import nh2st as nh
 
-ENCODER = {"encoder": "test_resnet", "encoder_weights": None, "patch_px": 32, "patch_um": 32.0, "device": "cpu"}
-PAPER = {"variant": "paper", "network": {"width": 32, "heads": 2, "dropout": 0.0}, "max_epochs": 1}
-SETTINGS = ENCODER | PAPER | {"genes": 3}
+
+@pytest.fixture
+def settings(paper_settings: dict[str, Any]) -> dict[str, Any]:
+    return paper_settings | {"genes": 3}
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ def build(make_sdata: Callable[..., SpatialData]) -> Callable[[], SpatialData]:
 
 
 @pytest.fixture
-def cross_validate(tmp_path: Path) -> Callable[..., pd.DataFrame]:
-    return lambda sdata, **settings: nh.tl.cross_validate(sdata, folder=tmp_path / "run", **SETTINGS | settings)
+def cross_validate(tmp_path: Path, settings: dict[str, Any]) -> Callable[..., pd.DataFrame]:
+    return lambda sdata, **changed: nh.tl.cross_validate(sdata, folder=tmp_path / "run", **settings | changed)
 
 
 @pytest.fixture
@@ -43,9 +44,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     return state
 
 
-def test_finished_folds_are_not_trained_again(build, cross_validate, steps, unchanged, tmp_path):
+def test_finished_folds_are_not_trained_again(build, cross_validate, settings, steps, unchanged, tmp_path):
     whole = build()
-    expected = nh.tl.cross_validate(whole, **SETTINGS)
+    expected = nh.tl.cross_validate(whole, **settings)
     a_fold = steps["taken"] // 3
     sdata = build()
     steps.update(taken=0, last=2 * a_fold)
@@ -70,11 +71,11 @@ def test_finished_folds_are_not_trained_again(build, cross_validate, steps, unch
         assert data["table"].uns["nh2st"] == whole["table"].uns["nh2st"]
 
 
-def test_interruption_without_a_folder(build, steps, unchanged):
+def test_interruption_without_a_folder(build, settings, steps, unchanged):
     sdata = build()
     steps["last"] = 1
     with unchanged(sdata), pytest.raises(KeyboardInterrupt, match="0 of 3 folds.*none was kept; with `folder=`"):
-        nh.tl.cross_validate(sdata, **SETTINGS)
+        nh.tl.cross_validate(sdata, **settings)
 
 
 def test_folder_of_another_run(build, cross_validate, unchanged):
