@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -141,3 +142,19 @@ def test_image_too_coarse_to_see_anything(make_sdata, caplog):
         side_of(section, mpp=100.0)
     side_of(section, mpp=10.0)
     assert "a patch of 112 um is only 11.2 px of image 'A_image'" in caplog.text
+
+
+@pytest.mark.parametrize("read", [partial(nh.pp.estimate_mpp, pitch_um=100), nh.pp.embed, nh.tl.train])
+def test_attributes_of_others_under_the_name_of_the_package(make_sdata, read):
+    sdata = make_sdata(("A",))
+    sdata.attrs["nh2st"] = "mine"
+    with pytest.raises(ValueError, match=r"sdata.attrs\['nh2st'\] was not written by nh2st.*Rename it"):
+        read(sdata)
+
+
+@pytest.mark.parametrize("read", [nh.pp.normalize, nh.pp.embed, nh.tl.train, nh.tl.predict, nh.pl.training_history])
+def test_records_of_others_under_the_name_of_the_package(make_sdata, read):
+    sdata = make_sdata(("A",))
+    sdata["table"].uns["nh2st"] = "mine"
+    with pytest.raises(ValueError, match=r"uns\['nh2st'\] was not written by nh2st.*Rename it"):
+        read(sdata)

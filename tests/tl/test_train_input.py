@@ -179,3 +179,12 @@ def test_repeated_gene_names(sdata, train):
     sdata["table"].var_names = ["gene0", *sdata["table"].var_names[:-1]]
     with pytest.raises(ValueError, match="repeat in the table .*'gene0'.*var_names_make_unique"):
         train(sdata)
+
+
+def test_a_view_keeps_the_record_of_its_training(sdata, train):
+    table = sdata["table"]
+    sdata.tables["table"] = table[:]
+    assert sdata["table"].is_view
+    model = train(sdata)
+    assert sdata["table"].uns["nh2st"]["training"]["sha256"] == model.sha256
+    assert "nh2st" not in table.uns

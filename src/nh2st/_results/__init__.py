@@ -12,10 +12,9 @@ from nh2st._results._records import (
     places_of,
     provenance_of,
     record_of_layer,
-    records_of,
     write_record,
 )
-from nh2st._results._replacing import MEMBERS, check_elements, check_gene_flag, check_replaceable, make_room
+from nh2st._results._replacing import MEMBERS, check_elements, check_gene_flag, check_replaceable, detach, make_room
 from nh2st._results._scales import check_scale, write_scale
 from nh2st._results._writing import editable, scatter_rows, write_layer, write_predictions
 
@@ -32,6 +31,7 @@ __all__ = [
     "check_scale",
     "companion_layer",
     "dense_columns",
+    "detach",
     "editable",
     "kind_at",
     "make_room",
@@ -40,7 +40,6 @@ __all__ = [
     "provenance_of",
     "read_evaluation",
     "record_of_layer",
-    "records_of",
     "scatter_rows",
     "write_evaluation",
     "write_layer",

@@ -9,21 +9,7 @@ from anndata import AnnData
 
 from nh2st._keys import NAMESPACE
 from nh2st._results._kinds import EVALUATION, KIND, PREDICTED_KINDS, Kind, Place, evaluation_places, kind_of
-
-
-def records_of(table: AnnData) -> dict[str, Any]:
-    """Records of the table by the name of the result; an empty dictionary where there are none.
-
-    Raises
-    ------
-    ValueError
-        If ``uns["nh2st"]`` holds something else.
-    """
-    records = table.uns.get(NAMESPACE, {})
-    if not isinstance(records, dict):
-        msg = f"uns[{NAMESPACE!r}] was not written by nh2st, which keeps its records there. Rename it."
-        raise ValueError(msg)
-    return records
+from nh2st._sections import records_of
 
 
 def write_record(table: AnnData, key: str, kind: Kind, fields: Mapping[str, Any]) -> None:

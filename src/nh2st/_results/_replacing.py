@@ -14,7 +14,8 @@ from spatialdata import SpatialData
 from nh2st._keys import COUNTS_LAYER, GENE_FLAG, NAMESPACE, SPATIAL, TARGET_LAYER, TILES, TRAINING, TRAINING_MEAN_SUFFIX
 from nh2st._results._kinds import PREDICTED_KINDS, Kind, Place, kind_of
 from nh2st._results._names import check_name, same_but_for_case
-from nh2st._results._records import kind_at, owners_of, places_of, records_of
+from nh2st._results._records import kind_at, owners_of, places_of
+from nh2st._sections import records_of
 
 MEMBERS = "layers"
 """In the record of a cross-validation: names of its layers, those of its baselines included."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from spatialdata import SpatialData
 
 from nh2st._keys import MPP, NAMESPACE
+from nh2st._sections import scales_of
 
 _ESTIMATED = "estimated_mpp"
 """In ``attrs["nh2st"]``: scales that were estimated, by which those are told apart that were given."""
@@ -22,8 +21,8 @@ def check_scale(sdata: SpatialData, image: str, mpp: float, *, overwrite: bool) 
     ValueError
         If there is one, this package did not estimate it, and `overwrite` is not set.
     """
-    there = _scales(sdata, MPP)
-    estimated = _scales(sdata, _ESTIMATED).get(image)
+    there = scales_of(sdata, MPP)
+    estimated = scales_of(sdata, _ESTIMATED).get(image)
     if overwrite or image not in there or there[image] == estimated or _agree(there[image], mpp):
         return
     msg = (
@@ -36,17 +35,7 @@ def check_scale(sdata: SpatialData, image: str, mpp: float, *, overwrite: bool) 
 def write_scale(sdata: SpatialData, image: str, mpp: float) -> None:
     """Keep the estimated micrometres per pixel of an image."""
     for name in (MPP, _ESTIMATED):
-        sdata.attrs[NAMESPACE] = {**sdata.attrs.get(NAMESPACE, {}), name: {**_scales(sdata, name), image: mpp}}
-
-
-def _scales(sdata: SpatialData, name: str) -> Mapping[str, Any]:
-    scales = sdata.attrs.get(NAMESPACE, {}).get(name, {})
-    if not isinstance(scales, Mapping):
-        msg = (
-            f"attrs[{NAMESPACE!r}][{name!r}] must be a dictionary from image to micrometres per pixel, not {scales!r}."
-        )
-        raise ValueError(msg)
-    return scales
+        sdata.attrs[NAMESPACE] = {**sdata.attrs.get(NAMESPACE, {}), name: {**scales_of(sdata, name), image: mpp}}
 
 
 def _agree(given: object, mpp: float) -> bool:

@@ -6,6 +6,7 @@ from nh2st._sections._fingerprint import fingerprint
 from nh2st._sections._geometry import affine_to, apply_affine, length_scale, systems_of
 from nh2st._sections._image_scale import NATIVE, Mpp, resolve_mpp
 from nh2st._sections._objects import Data, ImageData, objects_of
+from nh2st._sections._records import records_of, scales_of
 from nh2st._sections._section import Section, find_sections, pyramid_of
 from nh2st._sections._selection import ImageKey, Selection
 from nh2st._sections._spot_windows import patch_windows, windows_of
@@ -30,8 +31,10 @@ __all__ = [
     "objects_of",
     "patch_windows",
     "pyramid_of",
+    "records_of",
     "region_column",
     "resolve_mpp",
+    "scales_of",
     "systems_of",
     "tables_of",
     "windows_of",

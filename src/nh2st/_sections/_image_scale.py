@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from nh2st._keys import MICROMETRE_SYSTEMS, MPP, NAMESPACE, VISIUM_PITCH_UM
 from nh2st._sections._geometry import affine_to, length_scale, systems_of
+from nh2st._sections._records import scales_of
 from nh2st._sections._section import Section
 from nh2st._settings import logger
 from nh2st._space import array_mpp
@@ -48,13 +48,9 @@ def resolve_mpp(section: Section, mpp: Mpp = None) -> float | Literal["native"]:
 
 
 def _stored(section: Section) -> float | None:
-    place = f"sdata.attrs[{NAMESPACE!r}][{MPP!r}]"
-    scales = section.sdata.attrs.get(NAMESPACE, {}).get(MPP, {})
-    if not isinstance(scales, Mapping):
-        msg = f"{place} must be a dictionary from image to micrometres per pixel, not {scales!r}."
-        raise ValueError(msg)
-    key = section.image_key
-    return check_positive(scales[key], f"{place}[{key!r}]", "micrometres per pixel") if key in scales else None
+    scales, key = scales_of(section.sdata, MPP), section.image_key
+    place = f"sdata.attrs[{NAMESPACE!r}][{MPP!r}][{key!r}]"
+    return check_positive(scales[key], place, "micrometres per pixel") if key in scales else None
 
 
 def check_positive(value: object, source: str, what: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,10 +11,11 @@ import numpy as np
 from spatialdata import SpatialData
 from xarray import DataTree
 
-from nh2st._keys import NAMESPACE, TILES
+from nh2st._keys import TILES
 from nh2st._patches import Pyramid, make_pyramid
 from nh2st._sections._geometry import affine_to, apply_affine, length_scale, systems_of
 from nh2st._sections._objects import Data, objects_of
+from nh2st._sections._records import records_of
 from nh2st._sections._selection import EVERYTHING, Selection
 from nh2st._sections._spots import Spots, keep_sections, spots_of_object
 from nh2st._space import SpotGrid
@@ -112,7 +114,9 @@ def _shared_systems(spots: Spots, sdata: SpatialData, image: str, wanted: str | 
 
 def _image_of_tiles(spots: Spots) -> str | None:
     """Image that tiles of this package were laid on."""
-    return spots.adata.uns.get(NAMESPACE, {}).get(TILES, {}).get(spots.region, {}).get("image")
+    tiles = records_of(spots.adata).get(TILES)
+    of_region = tiles.get(spots.region) if isinstance(tiles, Mapping) else None
+    return of_region.get("image") if isinstance(of_region, Mapping) else None
 
 
 def _infer_image(spots: Spots, sdata: SpatialData, wanted: str | None, coordinate_system: str | None) -> str:

@@ -14,8 +14,7 @@ class Selection:
     """Elements, sections and spots of the data, named as in the public functions; what is None is inferred.
 
     `sections` are names of the sections to keep (regions, or ``object.region``), `spots` a boolean column of ``obs``
-    (``in_tissue`` where there is one), `image_key` the image of all sections or a dictionary from section to image,
-    `layer` the layer that holds the counts.
+    (``in_tissue`` where there is one), `image_key` the image of all sections or a dictionary from section to image.
     """
 
     sections: Iterable[str] | None = None
@@ -24,7 +23,6 @@ class Selection:
     image_key: ImageKey = None
     shapes_key: str | None = None
     coordinate_system: str | None = None
-    layer: str | None = None
 
     def image_of(self, name: str, region: str) -> str | None:
         """Image that was asked for, for the section of this name and region."""

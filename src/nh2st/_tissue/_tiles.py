@@ -30,7 +30,8 @@ from nh2st._keys import (
     TISSUE_FRACTION,
     TISSUE_SHAPES,
 )
-from nh2st._results import Kind, check_elements, records_of, write_record
+from nh2st._results import Kind, check_elements, write_record
+from nh2st._sections import records_of
 
 _REGION, _INSTANCE = "region", "instance_id"
 

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from nh2st._docs import documented
-from nh2st._keys import NAMESPACE, TRAINING, UNDEFINED_SCORE
-from nh2st._sections import Data, Selection, find_spots, tables_of
+from nh2st._keys import TRAINING, UNDEFINED_SCORE
+from nh2st._results import Kind, kind_at
+from nh2st._sections import Data, Selection, find_spots, records_of, tables_of
 from nh2st.pl._figure import ABOVE, BLUE, DARK, GREEN, GREY, ORANGE, check_path, finish, house_style
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def _history(model: Model | Data, table_key: str | None) -> pd.DataFrame:
 def _recorded(data: Data, table_key: str | None) -> dict[str, list[float]]:
     records = {}
     for table in tables_of(find_spots(data, Selection(table_key=table_key))):
-        if TRAINING in table.uns.get(NAMESPACE, {}):
-            record = table.uns[NAMESPACE][TRAINING]
+        if kind_at(table, TRAINING) is Kind.TRAINING:
+            record = records_of(table)[TRAINING]
             records[record["sha256"]] = record["history"]
     if len(records) > 1:
         msg = "Several models were trained on these objects; give one of the models, or one of the objects."

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from nh2st._docs import documented
 from nh2st._expression import Target, read_counts
-from nh2st._keys import MODEL, NAMESPACE, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
+from nh2st._keys import MODEL, PREDICTED_SUFFIX, PREDICTION, RIDGE_SUFFIX, TILES, TRAINING_MEAN_SUFFIX
 from nh2st._results import (
     check_evaluation,
     companion_layer,
@@ -20,7 +20,7 @@ from nh2st._results import (
     provenance_of,
     write_evaluation,
 )
-from nh2st._sections import Data, Selection, Spots, find_spots, tables_of
+from nh2st._sections import Data, Selection, Spots, find_spots, records_of, tables_of
 from nh2st._settings import logger
 from nh2st.tl._section_scores import nothing_in_common, score_section, tidy_scores
 
@@ -122,7 +122,7 @@ def evaluate(
 def _check_table(table: AnnData, key: str) -> None:
     """Refuse tiles, and warn where counts are scaled over far fewer genes than in training, which shifts all values."""
     provenance = provenance_of(table, key)
-    if TILES in table.uns[NAMESPACE]:
+    if TILES in records_of(table):
         msg = "Predictions of tiles cannot be evaluated: nothing was measured there. Evaluate on objects with spots."
         raise ValueError(msg)
     if not table.var[f"{key}_{PREDICTED_SUFFIX}"].any():

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from nh2st._estimators import BASELINES, FURTHER_BASELINES
+from nh2st._estimators import BASELINE_TITLES
 from nh2st._expression import match_panel
 from nh2st._keys import MODEL
 from nh2st._results import (
@@ -20,11 +20,10 @@ from nh2st._results import (
     Kind,
     check_replaceable,
     make_room,
-    records_of,
     write_predictions,
     write_record,
 )
-from nh2st._sections import NATIVE, Section, resolve_mpp, tables_of
+from nh2st._sections import NATIVE, Section, records_of, resolve_mpp, tables_of
 from nh2st.tl._folds._fold_data import FoldData
 from nh2st.tl._folds._split import Fold
 from nh2st.tl._folds._store import FoldResult
@@ -39,7 +38,7 @@ def layer_of(key: str, model: str) -> str:
 def check_layers(sections: Sequence[Section], key: str, *, baselines: bool, overwrite: bool) -> None:
     """Refuse to replace what this package did not predict by cross-validation."""
     tables = tables_of(sections)
-    for model in (MODEL, *((*BASELINES, *FURTHER_BASELINES.values()) if baselines else ())):
+    for model in (MODEL, *(BASELINE_TITLES if baselines else ())):
         check_replaceable(tables, layer_of(key, model), _kind_of(model), overwrite=overwrite)
 
 

@@ -19,14 +19,14 @@ from nh2st._results import (
     Kind,
     companion_layer,
     dense_columns,
+    detach,
     kind_at,
     make_room,
-    records_of,
     write_layer,
     write_predictions,
     write_record,
 )
-from nh2st._sections import Data, Section, fingerprint, objects_of, region_column, tables_of
+from nh2st._sections import Data, Section, fingerprint, objects_of, records_of, region_column, tables_of
 from nh2st.models import Model
 from nh2st.tl._compatibility._assay import assays_of
 
@@ -53,6 +53,7 @@ def training_provenance(
 def record_training(data: Data, sections: Sequence[Section], model: Model) -> None:
     """Write provenance into the tables, and remember the model for these objects."""
     for table in tables_of(sections):
+        detach(table)
         history = pd.DataFrame(model.history).to_dict("list")
         write_record(table, TRAINING, Kind.TRAINING, model_provenance(model) | {"history": history})
     remember(data, model)
