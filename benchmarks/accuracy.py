@@ -28,7 +28,7 @@ from scipy.stats import norm
 from spatialdata import SpatialData
 
 import nh2st as nh
-from nh2st._keys import BASELINE_NAMES
+from nh2st._estimators import BASELINE_TITLES
 
 N_GENES = 250
 SHARES = (0.5, 0.8, 0.95)
@@ -151,7 +151,7 @@ def run(
             seconds = (time.monotonic() - started) / scores["fold"].nunique()
             scores = scores[scores["metric"].isin(KEPT) & (scores["gene"] != "")]
             scores = scores.assign(scheme=name, encoder=encoder, seed=seed, seconds=seconds)
-            scores["model"] = scores["model"].replace({**BASELINE_NAMES, "model": network.name})
+            scores["model"] = scores["model"].replace({**BASELINE_TITLES, "model": network.name})
             temporary = path.with_suffix(".tmp")
             scores.to_csv(temporary, index=False)
             temporary.rename(path)
@@ -223,7 +223,7 @@ def _table(scores: pd.DataFrame) -> pd.DataFrame:
             "of ceiling": of_sections.mean() / _ceiling(scores),
             "smoothed truth": _pearson(part, "smoothed").groupby("section")["value"].mean().mean(),
             "seeds": len(raw),
-            "s a fold": part["seconds"].mean() if model not in BASELINE_NAMES.values() else np.nan,
+            "s a fold": part["seconds"].mean() if model not in BASELINE_TITLES.values() else np.nan,
         }
     return pd.DataFrame.from_dict(rows, orient="index").sort_values("mean", ascending=False)
 
@@ -238,7 +238,7 @@ def _comparisons(scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     averaged = scores.groupby(["section", "gene", "model", "truth", "metric"], sort=False)["value"].mean().reset_index()
     for other in averaged["model"].unique():
-        if other in (CONTEXT, BASELINE_NAMES["training_mean"]):
+        if other in (CONTEXT, BASELINE_TITLES["training_mean"]):
             continue
         row = nh.tl.compare(averaged, CONTEXT, other).loc["all"]
         rows.append(

@@ -18,16 +18,6 @@ TRAINING_MEAN_SUFFIX: Final = "training_mean"
 
 MODEL: Final = "model"
 """Name of the network in scores, where baselines stand beside it."""
-BASELINE_NAMES: Final = {
-    TRAINING_MEAN_SUFFIX: "training mean",
-    "colour_texture": "colour and texture",
-    RIDGE_SUFFIX: "ridge",
-    "ridge_neighbours": "ridge + neighbours",
-    "ridge_context": "ridge + neighbours, standardised",
-    "ridge_context_2x": "ridge + neighbours + 2x, standardised",
-    "linear_head": "linear head, fine-tuned",
-}
-"""Plain names of the baselines, for people, by their names in scores, layers and files."""
 RAW: Final = "raw"
 SMOOTHED: Final = "smoothed"
 """What predictions are compared with: every spot as measured, or averaged with its neighbours."""

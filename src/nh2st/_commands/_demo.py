@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import nh2st as nh
-from nh2st._keys import BASELINE_NAMES, DEMO_EPOCHS
+from nh2st._estimators import BASELINE_TITLES
+from nh2st._keys import DEMO_EPOCHS
 from nh2st._slides import write_store
 
 if TYPE_CHECKING:
@@ -117,6 +118,6 @@ def _table(metrics: pd.DataFrame, section: str, units: str) -> str:
     ]
     for row in means.reset_index().itertuples():
         values = [f"{value:.3f}" if value == value else "undefined" for value in (row.pearson, row.spearman)]
-        name = BASELINE_NAMES.get(row.model, row.model)
+        name = BASELINE_TITLES.get(row.model, row.model)
         lines.append(f"{name:>15} {row.truth:>9} {values[0]:>9} {values[1]:>9} {row.mse:>8.3f} {row.mae:>8.3f}")
     return "\n".join(lines)

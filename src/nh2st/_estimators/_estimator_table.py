@@ -36,6 +36,8 @@ BASELINES = ("training_mean", "colour_texture", "ridge", "ridge_neighbours", "ri
 """Those that are cheap enough to stand beside every cross-validated network, weakest first."""
 FURTHER_BASELINES = {"2x": "ridge_context_2x", "fine-tuned": "linear_head"}
 """Those that take longer, by the names under which they are asked for."""
+BASELINE_TITLES = {variant: ESTIMATORS[variant].title for variant in (*BASELINES, *FURTHER_BASELINES.values())}
+"""All of them, with their names for people."""
 
 
 def estimator_named(variant: str) -> Estimator:

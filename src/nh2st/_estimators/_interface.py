@@ -104,10 +104,6 @@ class Run(Protocol):
     def seed(self) -> int:
         """Seed of all random choices."""
 
-    @property
-    def folder(self) -> Path | None:
-        """Folder of the checkpoints."""
-
     def on(self, spots: TrainingSpots, validation: np.ndarray | None = None) -> Run:
         """The same on other spots; with other ones held out, where they are given."""
 
@@ -127,6 +123,8 @@ class Estimator(ABC):
 
     variant: ClassVar[str]
     """Its name in ``variant=`` and in the files of its models."""
+    title: ClassVar[str]
+    """Name of a baseline for people; a network is the model of its table of scores."""
     config_class: ClassVar[type[NetworkConfig]] = NetworkConfig
     """Class of its network's configuration."""
     defaults: ClassVar[Mapping[str, Any]] = {

@@ -125,6 +125,7 @@ class TrainingMeanEstimator(PixelEstimator):
     """The mean of the training spots, whatever the image shows."""
 
     variant = "training_mean"
+    title = "training mean"
 
     def read(self, network: LinearNetwork, source: Source, encoding: Encoding) -> Features:
         return Features(np.empty((sum(map(len, source.windows)), 0), dtype=np.float32))
@@ -134,6 +135,7 @@ class ColourTextureEstimator(PixelEstimator):
     """Ridge on colours and textures of the patch (:func:`patch_statistics`)."""
 
     variant = "colour_texture"
+    title = "colour and texture"
 
     def read(self, network: LinearNetwork, source: Source, encoding: Encoding) -> Features:
         return Features(colour_texture(source.sections, source.windows))
@@ -146,12 +148,14 @@ class RidgeEstimator(LinearEstimator):
     """Ridge on pooled features of the frozen encoder (HEST-1k, arXiv:2406.16192)."""
 
     variant = "ridge"
+    title = "ridge"
 
 
 class NeighborsEstimator(LinearEstimator):
     """Ridge on the features of a spot beside the mean of those of its neighbours."""
 
     variant = "ridge_neighbours"
+    title = "ridge + neighbours"
 
     def n_columns(self, n_features: int) -> int:
         return 2 * n_features
@@ -164,6 +168,7 @@ class RidgeContextEstimator(NeighborsEstimator):
     """The same on features that are standardised within each section."""
 
     variant = "ridge_context"
+    title = "ridge + neighbours, standardised"
 
     def columns(self, values: np.ndarray, neighbors: np.ndarray, section: np.ndarray) -> np.ndarray:
         return standardized_within(super().columns(values, neighbors, section), section)
@@ -173,6 +178,7 @@ class RidgeContext2xEstimator(LinearEstimator):
     """The same beside features of patches of twice the side."""
 
     variant = "ridge_context_2x"
+    title = "ridge + neighbours + 2x, standardised"
     patch_scales = (1.0, 2.0)
 
     def n_columns(self, n_features: int) -> int:

@@ -26,10 +26,6 @@ class LinearMap:
     coefficients: np.ndarray
     intercept: np.ndarray
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Predictions (n, n_genes), float32, for features (n, n_features), float32."""
-        return features @ self.coefficients.astype(np.float32) + self.intercept.astype(np.float32)
-
 
 def fit_ridge(
     features: np.ndarray, expression: np.ndarray, folds: np.ndarray, *, standardize: bool = True

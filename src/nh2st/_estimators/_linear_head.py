@@ -13,6 +13,7 @@ class LinearHeadEstimator(PaperEstimator):
     """A linear layer on pooled features, trained with their encoder as the published network is."""
 
     variant = "linear_head"
+    title = "linear head, fine-tuned"
     config_class = EstimatorConfig
 
     def configure(self, **values: Any) -> NetworkConfig:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from nh2st._docs import documented
-from nh2st._keys import BASELINE_NAMES, MODEL, PREDICTION, RIDGE_SUFFIX
+from nh2st._keys import MODEL, PREDICTION, RIDGE_SUFFIX
 from nh2st._results import provenance_of
 from nh2st._sections import Data, Selection, find_spots, tables_of
 from nh2st.pl._figure import ABOVE, BLUE, DARK, GREY, ORANGE, check_path, finish, house_style
@@ -68,7 +68,7 @@ def gene_correlation(
     ranks = np.arange(1, len(scores) + 1)
     ax.axhline(0, color=GREY, lw=0.8, zorder=1)
     if RIDGE_SUFFIX in scores:
-        label = f"{BASELINE_NAMES[RIDGE_SUFFIX]}, mean {scores[RIDGE_SUFFIX].mean():.3f}"
+        label = f"{RIDGE_SUFFIX}, mean {scores[RIDGE_SUFFIX].mean():.3f}"
         ax.scatter(ranks, scores[RIDGE_SUFFIX], s=10, color=ORANGE, alpha=0.6, lw=0, label=label, zorder=2)
     label = f"{MODEL}, mean {scores[MODEL].mean():.3f}"
     ax.plot(ranks, scores[MODEL], ".-", color=BLUE, ms=4, lw=1, label=label, zorder=3)

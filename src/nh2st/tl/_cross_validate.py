@@ -9,8 +9,8 @@ from typing import Any, Literal, Unpack
 import pandas as pd
 
 from nh2st._docs import documented
-from nh2st._estimators import FURTHER_BASELINES
-from nh2st._keys import BASELINE_NAMES, CROSS_VALIDATION
+from nh2st._estimators import BASELINE_TITLES, BASELINES, FURTHER_BASELINES
+from nh2st._keys import CROSS_VALIDATION
 from nh2st._sections import ImageData, ImageKey, Section, Selection, find_sections, fingerprint
 from nh2st._settings import logger
 from nh2st.tl._folds._fold_data import FoldData, warn_of_flagged_genes
@@ -144,19 +144,22 @@ def cross_validate(
     place = candidates.place
     spots_of_all = FoldData(found, groups_of(found, groups), layer, place.device, place.precision, genes, place)
     warn_of_flagged_genes(found, genes)
-    tasks = _tasks(spots_of_all, candidates, n_folds, twice="2x" in (extras or ()))
+    compared = _baseline_settings(candidates.asked, extras)
+    tasks = _tasks(spots_of_all, candidates, compared, n_folds)
     for settings_to_try in candidates.all:
         settings_to_try.new_model(tasks[0].panel)
     panels = [task.panel for task in tasks]
     kept = FoldFolder(folder, lambda: identity_of(spots_of_all, candidates, panels, n_folds, extras))
-    results = _run_folds(FoldRunner(spots_of_all, candidates, extras), tasks, kept)
+    results = _run_folds(FoldRunner(spots_of_all, candidates, compared), tasks, kept)
     record_folds(spots_of_all, key_added, [task.fold for task in tasks], results, candidates.asked)
     return _joined(results)
 
 
-def _tasks(data: FoldData, candidates: Candidates, n_folds: int | None, *, twice: bool) -> list[FoldTask]:
+def _tasks(
+    data: FoldData, candidates: Candidates, baselines: Mapping[str, TrainingSettings], n_folds: int | None
+) -> list[FoldTask]:
     """Every fold with its panel and, where there are settings to choose from, its inner folds."""
-    layout = data.layout(candidates.all, twice=twice)
+    layout = data.layout([*candidates.all, *baselines.values()])
     warn_of_blocks(layout)
     folds = folds_of(layout, n_folds)
     inner = [_inner_folds(layout, fold, n_folds) if len(candidates.named) > 1 else [] for fold in folds]
@@ -174,6 +177,12 @@ def _further_baselines(baselines: object) -> list[str] | None:
         msg = f"baselines must be True, False, or some of {', '.join(map(repr, FURTHER_BASELINES))}, not {baselines!r}."
         raise ValueError(msg)
     return [name for name in FURTHER_BASELINES if name in names]
+
+
+def _baseline_settings(asked: TrainingSettings, extras: Sequence[str] | None) -> dict[str, TrainingSettings]:
+    """Settings of each baseline, which sees the same patches as the network that was asked for; none without extras."""
+    variants = [] if extras is None else [*BASELINES, *(FURTHER_BASELINES[name] for name in extras)]
+    return {variant: asked.baseline(variant) for variant in variants}
 
 
 def _check_unseen(sections: Sequence[Section], settings: TrainingSettings) -> None:
@@ -228,5 +237,5 @@ def _joined(results: Sequence[FoldResult]) -> pd.DataFrame:
     joined = pd.concat(frames, ignore_index=True)
     whole = joined[(joined["gene"] == "") & (joined["metric"] == "pearson") & (joined["truth"] == "raw")]
     for model, score in whole.groupby("model", sort=False)["value"].mean().dropna().items():
-        logger.info("Mean PCC over genes and sections, %s: %.3f.", BASELINE_NAMES.get(str(model), model), score)
+        logger.info("Mean PCC over genes and sections, %s: %.3f.", BASELINE_TITLES.get(str(model), model), score)
     return joined[["fold", "section", "gene", "model", "truth", "metric", "value"]]

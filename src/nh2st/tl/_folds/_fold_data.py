@@ -40,18 +40,22 @@ class FoldData(TrainingData):
                 raise ValueError(msg)
         self.pixels = np.concatenate([section.pixels for section in self.sections])
 
-    def layout(self, candidates: Sequence[TrainingSettings], *, twice: bool) -> FoldLayout:
-        """Where the spots are; training keeps from test spots by a patch (or two) and the reach of their neighbours."""
-        sides = np.max([self._sides(settings, 2.0 if twice else 1.0) for settings in candidates], axis=0)
+    def layout(self, trained: Sequence[TrainingSettings]) -> FoldLayout:
+        """Where the spots are.
+
+        Training keeps from test spots by the largest patch that any of what is trained sees, and the reach of their
+        neighbours.
+        """
+        sides = np.max([self._sides(settings) for settings in trained], axis=0)
         there = self.neighbors >= 0
         offsets = np.abs(self.pixels[np.where(there, self.neighbors, 0)] - self.pixels[:, None]).max(axis=2)
         reach = np.where(there, offsets, 0).max(axis=1, initial=0)
         reaches = [reach[self.section == number].max(initial=0) for number in range(len(self.sections))]
         return FoldLayout(self.pixels, self.section, self.group, sides + np.array(reaches))
 
-    def _sides(self, settings: TrainingSettings, least: float) -> list[float]:
-        """Side of the largest patch, in pixels of each section's image, at least some multiple of the patch size."""
-        factor = max(least, settings.largest_scale)
+    def _sides(self, settings: TrainingSettings) -> list[float]:
+        """Side of the largest patch, in pixels of each section's image, at least the patch size."""
+        factor = max(1.0, settings.largest_scale)
         return [factor * part.side * part.level.scale for part in self.windows(settings.patch_size)]
 
     def panel(self, fold: Fold) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nh2st._estimators import BASELINES, FURTHER_BASELINES
+from nh2st._estimators import BASELINE_TITLES
 from nh2st._patches import patches_key
 from nh2st.tl._folds._fold_data import FoldData
 from nh2st.tl._folds._settings_to_try import Candidates
@@ -33,7 +33,7 @@ def identity_of(
         "settings": {} if list(candidates.named.values()) == [candidates.asked] else named,
         "encoder weights": sorted({_weights(settings) for settings in candidates.all}),
         "n_folds": n_folds,
-        "names of baselines": [*BASELINES, *FURTHER_BASELINES.values()],
+        "names of baselines": list(BASELINE_TITLES),
         "baselines": False if extras is None else extras or True,
         "genes": panels,
         "sections": [section.name for section in data.sections],

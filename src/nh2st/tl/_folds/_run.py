@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nh2st._estimators import BASELINES, FURTHER_BASELINES
 from nh2st._expression import gene_sets
 from nh2st._keys import MODEL, UNDEFINED_SCORE
 from nh2st._metrics import mean_over_genes, pearson
@@ -37,20 +36,18 @@ class FoldTask:
 class FoldRunner:
     """Runs folds.
 
-    The network is trained with one of the candidates; the baselines see the same patches as the settings that were
-    asked for. `extras` are further baselines; where they are None, there are none at all.
+    The network is trained with one of the candidates; `baselines` are the settings of each baseline by its name.
     """
 
-    def __init__(self, data: FoldData, candidates: Candidates, extras: Sequence[str] | None) -> None:
+    def __init__(self, data: FoldData, candidates: Candidates, baselines: Mapping[str, TrainingSettings]) -> None:
         self._data, self._asked, self._candidates = data, candidates.asked, candidates.named
-        self._baselines = [] if extras is None else [*BASELINES, *(FURTHER_BASELINES[name] for name in extras)]
+        self._baselines = baselines
 
     def run(self, task: FoldTask) -> FoldResult:
         """Predict and score the test spots of a fold."""
         fold, panel = task.fold, task.panel
         choice = self._choose(task)
-        models = {MODEL: self._candidates[choice["setting"]]}
-        models |= {variant: self._asked.baseline(variant) for variant in self._baselines}
+        models = {MODEL: self._candidates[choice["setting"]], **self._baselines}
         predictions = {name: self._data.predict(settings, fold, panel) for name, settings in models.items()}
         chosen = gene_sets(self._data.members(fold.training).counts, panel)
         return FoldResult(panel, chosen, predictions, self._scores(fold, panel, predictions, chosen), choice)
